@@ -1,0 +1,55 @@
+"""Command line: a table of command names and the modules that run them."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from hf_deepfake.errors import InputError
+
+COMMANDS = {
+    "demo": ("hf_deepfake.demo", "train, vote and score a small ensemble, start to finish"),
+    "train": ("hf_deepfake.training.train", "fine-tune a detector from a recipe"),
+    "ensemble": ("hf_deepfake.ensemble.building", "combine checkpoints into one"),
+    "evaluate": ("hf_deepfake.evaluation.benchmark", "measure checkpoints on labelled images"),
+    "predict": ("hf_deepfake.serving.predict", "score images, folders or lists"),
+}
+
+USAGE = "\n".join(
+    [
+        "usage: hf-deepfake <command> [flags]",
+        "",
+        *(f"  {name:<9} {summary}" for name, (_, summary) in COMMANDS.items()),
+        "",
+        "`hf-deepfake <command> --help` lists that command's flags.",
+    ]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 1 some images failed, 2 wrong usage or input."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("hf_deepfake"))
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        print(f"error: no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        status: int = importlib.import_module(COMMANDS[name][0]).main(rest)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written was kept, and the same command goes on from here", file=sys.stderr)
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

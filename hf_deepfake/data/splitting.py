@@ -1,0 +1,106 @@
+"""Stratified, seeded splits that keep a group on one side."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from datasets import Dataset, DatasetDict, concatenate_datasets
+
+from hf_deepfake.errors import InputError
+from hf_deepfake.recipe import DataArguments
+
+
+def assign_splits(
+    labels: Sequence[int], groups: Sequence[str] | None, shares: dict[str, float], seed: int
+) -> list[str]:
+    """Give every row a split, stratified by label, groups kept whole.
+
+    Groups (single rows where `groups` is None) are taken in random order, the largest first, and each goes to the
+    split that then lacks most of what it was to get of that group's labels.
+
+    Args:
+        labels: One label a row.
+        groups: One group a row, or None.
+        shares: Share of the rows that each split is to get; they sum to 1.
+        seed: Seed of the order.
+
+    Returns:
+        One name of a split a row.
+
+    Example:
+        >>> splits = assign_splits([0, 0, 1, 1], None, {"train": 0.5, "test": 0.5}, seed=0)
+        >>> sorted(splits[:2]), sorted(splits[2:])
+        (['test', 'train'], ['test', 'train'])
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for row, group in enumerate(groups if groups is not None else map(str, range(len(labels)))):
+        members[group].append(row)
+    order = np.random.default_rng(seed).permutation(sorted(members))
+    totals = Counter(labels)
+    wanted = {
+        split: {label: share * totals[label] for label in totals} for split, share in shares.items() if share > 0
+    }
+    assigned = [""] * len(labels)
+    for group in sorted(order, key=lambda name: -len(members[name])):
+        content = Counter(labels[row] for row in members[group])
+        split = max(wanted, key=lambda name: sum(wanted[name][label] * count for label, count in content.items()))
+        for row in members[group]:
+            assigned[row] = split
+        for label, count in content.items():
+            wanted[split][label] -= count
+    return assigned
+
+
+def make_splits(splits: DatasetDict, data: DataArguments) -> DatasetDict:
+    """Make `train`, `validation` and `test` of what is there; existing splits stay as they are.
+
+    Raises:
+        InputError: If there are only splits to test on, a share is impossible, or a split lacks a class.
+    """
+    if "all" not in splits and "train" not in splits:
+        raise InputError(f"{data.dataset_name}: nothing to train on; its splits are {list(splits)}.")
+    unsplit = "all" in splits
+    test_share = data.test_share if data.test_share is not None else 0.15 * unsplit
+    shares = {
+        "validation": 0.0 if "validation" in splits else data.validation_share,
+        "test": 0.0 if "test" in splits else test_share,
+    }
+    shares["train"] = 1 - sum(shares.values())
+    if not all(0 <= share < 1 for share in shares.values()) or shares["train"] <= 0:
+        raise InputError(f"{data.dataset_name}: these shares leave nothing to train on: {shares}.")
+    rows = splits["all" if unsplit else "train"]
+    groups = list(rows["group"]) if "group" in rows.column_names else None
+    assigned = np.array(assign_splits(list(rows["label"]), groups, shares, data.split_seed))
+    made = {name: rows.select(np.flatnonzero(assigned == name)) for name, share in shares.items() if share > 0}
+    result = DatasetDict({name: made.get(name, splits.get(name)) for name in ("train", "validation", "test")})
+    result = DatasetDict({name: part for name, part in result.items() if part is not None})
+    for name, part in result.items():
+        if len(part.unique("label")) < 2:
+            raise InputError(
+                f"{data.dataset_name}: the {name} split has {len(part)} images and not both classes; "
+                "give it more images or groups, or other shares."
+            )
+    return result
+
+
+def check_groups(splits: DatasetDict, source: str) -> None:
+    """Refuse data in which one group stands in two splits.
+
+    Raises:
+        InputError: If there is such a group.
+    """
+    seen: dict[str, str] = {}
+    for name, part in splits.items():
+        if "group" not in part.column_names:
+            return
+        for group in part.unique("group"):
+            if seen.setdefault(group, name) != name:
+                raise InputError(
+                    f"{source}: group {group!r} stands in {seen[group]} and in {name}, which is a leak; "
+                    "keep each group in one split."
+                )
+
+
+def everything(splits: DatasetDict) -> Dataset:
+    """All rows, whatever their split."""
+    return concatenate_datasets(list(splits.values()))

@@ -1,0 +1,1 @@
+"""Fitting and building the voted ensemble."""

@@ -1,0 +1,132 @@
+"""The voted ensemble as one model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoModelForImageClassification, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_deepfake_ensemble import EnsembleConfig
+from .image_processing_deepfake_ensemble import view_key
+
+_SMALLEST_PROBABILITY = 1e-7  # keeps the log of a unanimous hard vote finite
+
+
+def vote(
+    member_logits: torch.Tensor,
+    *,
+    temperatures: Sequence[float],
+    weights: Sequence[float],
+    member_thresholds: Sequence[float],
+    voting: str,
+) -> torch.Tensor:
+    """Probability of fake that the members vote for.
+
+    With `p_i = softmax(logits_i / T_i)`: the soft vote is the mean of `p_i`; the weighted vote
+    `Σ w_i p_i / Σ w_i`; the hard vote the share of members with `p_i ≥ t_i`. An even split of the hard
+    vote is decided by the soft vote: its share of 0.5 is moved towards the soft vote, by less
+    than half a member, so that the order of all other scores is kept.
+
+    Args:
+        member_logits: Shape `(images, members, 2)`, column 1 fake.
+        temperatures: `T_i`, one a member.
+        weights: `w_i`, one a member; used by the weighted vote only.
+        member_thresholds: `t_i`, one a member; used by the hard vote only.
+        voting: `soft`, `hard` or `weighted`.
+
+    Returns:
+        Shape `(images,)`, in [0, 1].
+    """
+    members = member_logits.shape[1]
+    prob_fake = torch.softmax(member_logits / _row(temperatures, member_logits)[:, None], dim=-1)[..., 1]
+    soft = prob_fake.mean(dim=1)
+    if voting == "soft":
+        return soft
+    if voting == "weighted":
+        shares = _row(weights, prob_fake)
+        return (prob_fake * shares).sum(dim=1) / shares.sum()
+    if voting != "hard":
+        raise ValueError(f"voting is {voting!r}; it must be soft, hard or weighted.")
+    votes = (prob_fake >= _row(member_thresholds, prob_fake)).sum(dim=1)
+    share = votes.to(prob_fake.dtype) / members
+    return torch.where(2 * votes == members, 0.5 + (soft - 0.5) / members, share)
+
+
+def _row(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(list(values), dtype=like.dtype, device=like.device)
+
+
+@dataclass
+class EnsembleOutput(ModelOutput):
+    """What the ensemble says.
+
+    Args:
+        loss: Negative log-likelihood of the labels under the vote, where labels were given.
+        logits: Log of the voted probabilities, shape `(images, 2)`, columns real and fake.
+        member_logits: Uncalibrated logits, shape `(images, members, 2)`, columns real and fake.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    member_logits: torch.Tensor | None = None
+
+
+class EnsembleForImageClassification(PreTrainedModel):
+    """Detectors that vote: each sees its own view of the image, and `logits` is the log of their vote."""
+
+    config_class = EnsembleConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def __init__(self, config: EnsembleConfig) -> None:
+        super().__init__(config)
+        self.members = nn.ModuleList(
+            AutoModelForImageClassification.from_config(
+                CONFIG_MAPPING[member["model_type"]].from_dict({k: v for k, v in member.items() if k != "dtype"})
+            )
+            for member in config.members
+        )
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+        **views: Any,
+    ) -> EnsembleOutput | tuple[torch.Tensor, ...]:
+        """Vote on a batch.
+
+        Args:
+            pixel_values: The first view, shape `(images, 3, height, width)`.
+            labels: 0 for real, 1 for fake, shape `(images,)`.
+            return_dict: False for a tuple.
+            views: The other views as `pixel_values_1`, `pixel_values_2`, …, as the image processor names them.
+        """
+        views["pixel_values"] = pixel_values
+        outputs = []
+        for member, view, fake_column in zip(
+            self.members, self.config.member_views, self.config.fake_columns, strict=True
+        ):
+            logits = member(pixel_values=views[view_key(view)]).logits.float()
+            outputs.append(logits if fake_column == 1 else logits.flip(-1))
+        member_logits = torch.stack(outputs, dim=1)
+        prob_fake = vote(
+            member_logits,
+            temperatures=self.config.temperatures,
+            weights=self.config.weights,
+            member_thresholds=self.config.member_thresholds,
+            voting=self.config.voting,
+        )
+        both = torch.stack([1 - prob_fake, prob_fake], dim=-1)
+        logits = both.clamp(min=_SMALLEST_PROBABILITY).log()
+        loss = None if labels is None else nn.functional.nll_loss(logits, labels)
+        output = EnsembleOutput(loss=loss, logits=logits, member_logits=member_logits)
+        return output.to_tuple() if return_dict is False else output
+
+
+EnsembleConfig.register_for_auto_class()
+EnsembleForImageClassification.register_for_auto_class("AutoModelForImageClassification")

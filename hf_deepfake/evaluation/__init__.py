@@ -1,0 +1,1 @@
+"""Metrics, predictions, benchmarks and their plots."""

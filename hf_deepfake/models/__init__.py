@@ -1,0 +1,1 @@
+"""Detectors: backbones with a two-class head and the preprocessing they were trained with."""

@@ -1,0 +1,196 @@
+"""Detectors from Hub ids, checkpoint folders and bare timm names, with their image processors."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    BaseImageProcessor,
+    PreTrainedModel,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    TimmWrapperImageProcessor,
+)
+
+from hf_deepfake import labels
+from hf_deepfake.errors import InputError
+from hf_deepfake.models.imagenet import load_imagenet_weights
+from hf_deepfake.recipe import ModelArguments
+
+
+def new_detector(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor, str]:
+    """Build the detector that a training starts from.
+
+    A checkpoint with two classes that read as real and fake keeps its head (turned round if its
+    order is the other one); any other gets a new head. A bare timm name is built with random weights,
+    or with `--pretrained` from ImageNet weights and a head of zeros, which predicts one half for every image
+    and so does not throw the features off in its first steps.
+
+    Returns:
+        The model (`id2label` real, fake), its image processor, and one sentence on where the weights are from.
+
+    Raises:
+        InputError: If the name is unknown, the folder holds no checkpoint, or the image size cannot be changed.
+    """
+    name = arguments.model_name_or_path
+    if Path(name).is_dir() or "/" in name:
+        detector, origin = _from_checkpoint(arguments)
+    elif name in timm.list_models():
+        detector, origin = _from_timm(arguments)
+    else:
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise InputError(
+            f"{name}: no checkpoint folder, no Hub id (USER/NAME) and no timm name."
+            + (f" Close timm names: {', '.join(near)}." if near else "")
+        )
+    if isinstance(detector, TimmWrapperForImageClassification):
+        processor = TimmWrapperImageProcessor(detector.config.pretrained_cfg, detector.config.architecture)
+    else:
+        processor = _resized_processor(arguments, detector)
+    return detector, processor, origin
+
+
+def _from_timm(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
+    name = arguments.model_name_or_path
+    model_args: dict[str, Any] = _json_arguments(arguments.model_args)
+    if arguments.image_size is not None and _has_fixed_size(name):
+        model_args["img_size"] = arguments.image_size
+    try:
+        raw = timm.create_model(name, num_classes=2, **model_args)
+    except (TypeError, AssertionError, RuntimeError, ValueError) as error:
+        raise InputError(f"{name}: timm cannot build it with {model_args}: {error}") from error
+    pretrained_cfg = dict(raw.pretrained_cfg)
+    pretrained_cfg["crop_pct"] = 1.0  # timm's centre crop would cut off the border, where traces of blending lie
+    size = arguments.image_size or pretrained_cfg["input_size"][-1]
+    pretrained_cfg["input_size"] = (3, size, size)
+    config = TimmWrapperConfig(
+        architecture=name,
+        pretrained_cfg=pretrained_cfg,
+        model_args=model_args,
+        id2label=labels.ID2LABEL,
+        label2id=labels.LABEL2ID,
+    )
+    origin = f"{name}: random weights"
+    if arguments.pretrained:
+        full = timm.create_model(name, **model_args)
+        full.load_state_dict(load_imagenet_weights(name, full.state_dict()))
+        full.reset_classifier(2)
+        for parameter in full.get_classifier().parameters():
+            nn.init.zeros_(parameter)
+        raw, origin = full, f"{name}: ImageNet weights, new head"
+    detector = TimmWrapperForImageClassification(config)
+    detector.timm_model.load_state_dict(raw.state_dict())  # the wrapper's constructor re-initialises timm's weights
+    return detector, origin
+
+
+def _has_fixed_size(name: str) -> bool:
+    """Whether a timm architecture's weights are made for one image size (position embeddings, windows)."""
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    embedding = getattr(model, "patch_embed", None)
+    return getattr(embedding, "img_size", None) is not None
+
+
+def _json_arguments(text: str | None) -> dict[str, Any]:
+    try:
+        arguments = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(f"--model_args {text}: not JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise InputError(f"--model_args {text}: needs to be a JSON object.")
+    return arguments
+
+
+def _from_checkpoint(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
+    name = arguments.model_name_or_path
+    if arguments.pretrained:
+        raise InputError(f"{name}: --pretrained is for bare timm names; a checkpoint brings its own weights.")
+    config = _load_config(name, arguments.model_revision)
+    fake = _old_fake_column(config)
+    detector = AutoModelForImageClassification.from_pretrained(
+        name,
+        revision=arguments.model_revision or "main",
+        num_labels=2,
+        id2label=labels.ID2LABEL,
+        label2id=labels.LABEL2ID,
+        ignore_mismatched_sizes=True,
+    )
+    if fake == labels.REAL:
+        _turn_head(detector)
+    if isinstance(detector, TimmWrapperForImageClassification) and arguments.image_size is not None:
+        if _has_fixed_size(detector.config.architecture):
+            raise InputError(f"{name}: its weights fix the image size; leave --image_size out.")
+        detector.config.pretrained_cfg["input_size"] = (3, arguments.image_size, arguments.image_size)
+    return detector, f"{name}: its own weights, {'new head' if fake is None else 'head kept'}"
+
+
+def _old_fake_column(config: Any) -> int | None:
+    """Column of a checkpoint's old head that means fake, or None where the head is for something else."""
+    try:
+        return labels.fake_column(config.id2label)
+    except InputError:
+        return None
+
+
+def _turn_head(detector: PreTrainedModel) -> None:
+    """Swap the two outputs of the last layer, so that column 1 means fake."""
+    head = [module for module in detector.modules() if getattr(module, "out_features", None) == 2][-1]
+    with torch.no_grad():
+        for parameter in head.parameters(recurse=False):
+            parameter.copy_(parameter.flip(0))
+
+
+def _load_config(name: str, revision: str | None) -> Any:
+    path = Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise InputError(f"{path}: no config.json in this folder; it is no Hugging Face checkpoint.")
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision or "main")
+    except Exception as error:
+        raise InputError(f"{name}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+
+
+def _resized_processor(arguments: ModelArguments, detector: PreTrainedModel) -> BaseImageProcessor:
+    name, size = arguments.model_name_or_path, arguments.image_size
+    processor = AutoImageProcessor.from_pretrained(name, revision=arguments.model_revision or "main")
+    if size is None:
+        return processor
+    if getattr(detector.config, "image_size", size) != size:
+        raise InputError(
+            f"{name}: its weights are for {detector.config.image_size} pixels; leave --image_size out, "
+            "or take a network without position embeddings."
+        )
+    processor.size = {"height": size, "width": size}
+    if getattr(processor, "do_center_crop", False):
+        processor.crop_size = {"height": size, "width": size}
+    return processor
+
+
+def load_detector(
+    name_or_path: str, revision: str | None = None, fake_label: str | None = None
+) -> tuple[PreTrainedModel, BaseImageProcessor, int]:
+    """Load a detector or an ensemble to score with.
+
+    Returns:
+        The model in evaluation mode, its image processor, and the index of the logit that means fake.
+
+    Raises:
+        InputError: If it cannot be loaded, or its labels are not real and fake.
+    """
+    if not Path(name_or_path).is_dir() and "/" not in name_or_path:
+        raise InputError(f"{name_or_path}: no such checkpoint folder, and no Hub id (USER/NAME).")
+    config = _load_config(name_or_path, revision)
+    fake = labels.fake_column(config.id2label, fake_label, source=name_or_path)
+    try:
+        model = AutoModelForImageClassification.from_pretrained(name_or_path, revision=revision or "main")
+        processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision or "main")
+    except Exception as error:
+        raise InputError(f"{name_or_path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    return model.eval(), processor, fake

