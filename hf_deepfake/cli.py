@@ -3,6 +3,9 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
+
+import wrapt
 
 from hf_deepfake.errors import InputError
 
@@ -40,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    _quieten()
     try:
         status: int = importlib.import_module(COMMANDS[name][0]).main(rest)
     except InputError as error:
@@ -49,6 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; nothing half-written was kept, and the same command goes on from here", file=sys.stderr)
         return 130
     return status
+
+
+def _quieten() -> None:
+    """Hide the bars of loading and saving local weights; those of training, scoring and downloads stay."""
+
+    def when_imported(transformers_logging: ModuleType) -> None:
+        from huggingface_hub.utils import enable_progress_bars
+
+        transformers_logging.disable_progress_bar()
+        enable_progress_bars()
+
+    wrapt.register_post_import_hook(when_imported, "transformers.utils.logging")
 
 
 if __name__ == "__main__":

@@ -121,7 +121,8 @@ def parse_recipe(dataclass_types: Sequence[Any], argv: Sequence[str], program: s
     rest, config = _take_config(list(argv))
     known = {field.name for dtype in dataclass_types for field in dataclasses.fields(dtype) if field.init}
     arguments = (_recipe_flags(Path(config), known) if config else []) + rest
-    return tuple(parser.parse_args_into_dataclasses(arguments, look_for_args_file=False))
+    filled = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    return tuple(filled[: len(dataclass_types)])
 
 
 def _take_config(argv: list[str]) -> tuple[list[str], str | None]:
@@ -161,23 +162,18 @@ def _recipe_flags(path: Path, known: Iterable[str]) -> list[str]:
 def save_recipe(arguments: Sequence[Any], path: Path) -> None:
     """Write what a run was made with, so that `--config` makes it again.
 
-    Every key of ours stands in it, and Trainer's where they differ from our defaults; never a token.
+    Every key of ours that has a value stands in it, and Trainer's where they differ from our defaults; never a token.
     """
     recipe: dict[str, Any] = {}
     for group in arguments:
-        trainer_group = not hasattr(group, "_argument_group_name")
+        ours = hasattr(group, "_argument_group_name")
         for field in dataclasses.fields(group):
             value = getattr(group, field.name)
-            if not field.init or field.name.endswith("token") or (trainer_group and value == _default(field)):
+            value = getattr(value, "value", value)
+            plain = isinstance(value, str | int | float | list | dict)
+            if not field.init or not plain or field.name.endswith("token"):
                 continue
-            plain = getattr(value, "value", value)
-            if plain is None or isinstance(plain, str | int | float | bool | list | dict):
-                recipe[field.name] = plain
+            if ours or not (value == field.default or (field.default in (None, "none", "") and not value)):
+                recipe[field.name] = value
     with whole(path) as partial:
         partial.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def _default(field: "dataclasses.Field[Any]") -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default

@@ -61,8 +61,8 @@ def load_data(data: DataArguments, labelled: bool = True) -> DatasetDict:
     rows = _read(data, labelled)
     if labelled:
         _require_both_classes(rows, data.dataset_name)
-    if data.group_by is not None:
-        rows = rows.map(_group_reader(data.group_by, rows.column_names, data.dataset_name), desc="Grouping")
+    if data.group_by is not None and "group" not in rows.column_names:
+        rows = rows.add_column("group", _groups(rows["file"], data.group_by, data.dataset_name))
     splits = _by_split(rows)
     if labelled:
         check_groups(splits, data.dataset_name)
@@ -289,27 +289,24 @@ def _dataset(columns: dict[str, list[Any]]) -> Dataset:
     return Dataset.from_dict(columns, features=Features(features))
 
 
-def _group_reader(group_by: str, columns: list[str], source: str) -> Any:
-    if "group" in columns:
-        return lambda row: {"group": row["group"]}
+def _groups(files: Iterable[str], group_by: str, source: str) -> list[str]:
     try:
         pattern = re.compile(group_by)
     except re.error as error:
         raise InputError(
             f"{source}: --group_by {group_by!r} is no column and no regular expression: {error}"
         ) from error
-
-    def read(row: dict[str, Any]) -> dict[str, str]:
-        match = pattern.search(row["file"])
+    groups = []
+    for file in files:
+        match = pattern.search(file)
         if match is None:
-            raise InputError(f"{row['file']}: --group_by {group_by!r} finds nothing in this path.")
-        return {"group": match.group(1) if pattern.groups else match.group(0)}
-
-    return read
+            raise InputError(f"{file}: --group_by {group_by!r} finds nothing in this path.")
+        groups.append(match.group(1) if pattern.groups else match.group(0))
+    return groups
 
 
 def _require_both_classes(rows: Dataset, source: str) -> None:
-    found = set(rows.unique("label"))
+    found = set(rows["label"])
     if len(found) < 2:
         present = [labels.NAMES[label] for label in sorted(found)]
         raise InputError(

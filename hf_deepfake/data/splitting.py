@@ -75,7 +75,7 @@ def make_splits(splits: DatasetDict, data: DataArguments) -> DatasetDict:
     result = DatasetDict({name: made.get(name, splits.get(name)) for name in ("train", "validation", "test")})
     result = DatasetDict({name: part for name, part in result.items() if part is not None})
     for name, part in result.items():
-        if len(part.unique("label")) < 2:
+        if len(set(part["label"])) < 2:
             raise InputError(
                 f"{data.dataset_name}: the {name} split has {len(part)} images and not both classes; "
                 "give it more images or groups, or other shares."
@@ -93,7 +93,7 @@ def check_groups(splits: DatasetDict, source: str) -> None:
     for name, part in splits.items():
         if "group" not in part.column_names:
             return
-        for group in part.unique("group"):
+        for group in sorted(set(part["group"])):
             if seen.setdefault(group, name) != name:
                 raise InputError(
                     f"{source}: group {group!r} stands in {seen[group]} and in {name}, which is a leak; "

@@ -8,8 +8,7 @@ import datasets
 import evaluate
 import numpy as np
 import sklearn.metrics
-from numpy.typing import ArrayLike
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 _DESCRIPTION = "Metrics of a detector of fake images from labels and probabilities of fake."
 

@@ -1,0 +1,120 @@
+"""Score images, folders and tables from the command line."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from tqdm.auto import tqdm
+
+from hf_deepfake.data.loading import TABLE_SUFFIXES, load_data
+from hf_deepfake.data.splitting import everything
+from hf_deepfake.errors import InputError
+from hf_deepfake.evaluation.predictions import score_images
+from hf_deepfake.labels import NAMES
+from hf_deepfake.models.detector import load_detector
+from hf_deepfake.recipe import DataArguments
+from hf_deepfake.writing import whole
+
+_WRITERS = {
+    ".csv": lambda table, path: table.to_csv(path, index=False),
+    ".jsonl": lambda table, path: table.to_json(path, orient="records", lines=True, force_ascii=False),
+    ".parquet": lambda table, path: table.to_parquet(path, index=False),
+}
+
+
+def predict(
+    name_or_path: str,
+    inputs: Sequence[str | os.PathLike[str]],
+    image_root: str | None = None,
+    threshold: float | None = None,
+    fake_label: str | None = None,
+    batch_size: int = 16,
+    num_workers: int = 0,
+) -> pd.DataFrame:
+    """Score images with a detector or an ensemble.
+
+    Args:
+        name_or_path: Checkpoint folder or Hub id.
+        inputs: Images, folders of images, tables that name images, or addresses.
+        image_root: Folder that a table's image names start from; the table's own by default.
+        threshold: Probability from which the verdict is fake; the checkpoint's own by default, 0.5 where it has none.
+        fake_label: The checkpoint's label that means fake, where its names do not tell.
+        batch_size: Images a forward pass.
+        num_workers: Processes that decode.
+
+    Returns:
+        One row an image, in the order given: `image`, `prob_fake`, `label` (`real` or `fake`) and `error`, which is
+        empty unless the image could not be read.
+
+    Raises:
+        InputError: If the model cannot be loaded or an input does not exist.
+    """
+    images = _images(inputs, image_root)
+    model, processor, fake_column = load_detector(name_or_path, fake_label=fake_label)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    threshold = threshold if threshold is not None else float(getattr(model.config, "threshold", 0.5))
+    table = pd.DataFrame({"image": images, "prob_fake": float("nan"), "label": None, "error": None}, dtype=object)
+    with tqdm(total=len(images), desc="Scoring", unit="image", delay=1) as progress:
+        for indices, logits, errors in score_images(model, processor, images, fake_column, batch_size, num_workers):
+            for index, pair in zip(indices, logits, strict=True):
+                prob_fake = float(torch.from_numpy(pair.copy()).softmax(-1)[1])
+                table.loc[index, ["prob_fake", "label"]] = prob_fake, NAMES[int(prob_fake >= threshold)]
+            for index, reason in errors.items():
+                table.loc[index, "error"] = reason
+            progress.update(len(indices) + len(errors))
+    return table.astype({"prob_fake": float})
+
+
+def _images(inputs: Sequence[str | os.PathLike[str]], image_root: str | None) -> list[str]:
+    images: list[str] = []
+    for item in map(os.fspath, inputs):
+        path = Path(item)
+        if item.startswith(("http://", "https://")):
+            images.append(item)
+        elif path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES:
+            rows = everything(load_data(DataArguments(dataset_name=item, image_root=image_root), labelled=False))
+            images += [image["path"] for image in rows["image"]]
+        elif path.exists():
+            images.append(item)
+        else:
+            raise InputError(f"{item}: no such image, folder or table.")
+    return images
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`hf-deepfake predict`: images in, a table out; 1 when any image could not be read."""
+    parser = argparse.ArgumentParser(prog="hf-deepfake predict", description="Score images, folders or lists.")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder, table or http(s) address")
+    parser.add_argument("--model", required=True, metavar="DIR", help="detector or ensemble: folder or Hub id")
+    parser.add_argument("--output", type=Path, metavar="TABLE", help="write a .csv, .jsonl or .parquet table")
+    parser.add_argument("--image_root", help="folder that a table's image names start from")
+    parser.add_argument("--threshold", type=float, help="verdict fake from here; default: the checkpoint's own")
+    parser.add_argument("--fake_label", help="the checkpoint's label that means fake, where its names do not tell")
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--num_workers", type=int, default=0, help="processes that decode")
+    arguments = vars(parser.parse_args(argv))
+    output: Path | None = arguments.pop("output")
+    if output is not None and output.suffix.lower() not in _WRITERS:
+        raise InputError(f"{output}: writes {', '.join(_WRITERS)}; found {output.suffix or 'no suffix'}.")
+    table = predict(arguments.pop("model"), arguments.pop("inputs"), **arguments)
+    failed = table[table["error"].notna()]
+    if output is None:
+        _print(table)
+    else:
+        with whole(output) as partial:
+            _WRITERS[output.suffix.lower()](table, partial)
+        Console().print(f"wrote {output} ({len(table)} images, {len(failed)} unreadable)", markup=False)
+    for reason in failed["error"][:10]:
+        Console(stderr=True).print(f"unreadable: {reason}", markup=False, highlight=False)
+    return 1 if len(failed) else 0
+
+
+def _print(table: pd.DataFrame) -> None:
+    for row in table.to_dict("records"):
+        verdict: Any = f"{row['prob_fake']:.3f}  {row['label']}" if row["label"] else "unreadable"
+        Console().print(f"{verdict}  {row['image']}", markup=False, highlight=False, soft_wrap=True)

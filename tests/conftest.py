@@ -1,0 +1,123 @@
+"""Tiny models and images, built here; nothing reaches the network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+from hf_deepfake import labels
+from hf_deepfake.data.loading import load_splits
+from hf_deepfake.evaluation.predictions import predictions_table, save_predictions, score_images
+from hf_deepfake.models.detector import load_detector, new_detector
+from hf_deepfake.recipe import DataArguments, ModelArguments
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Default ensembles are looked up and installed in a folder of the test's own."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setattr("hf_deepfake.ensemble.default.HF_HOME", str(home))
+
+
+def draw_image(label: int, seed: int, size: int = 40) -> Image.Image:
+    """Noise; a fake has a brighter square in it."""
+    pixels = np.random.default_rng([label, seed]).normal(100, 10, (size, size, 3))
+    if label == labels.FAKE:
+        pixels[size // 4 : -size // 4, size // 4 : -size // 4] += 60
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def draw_folder(root: Path, count: int, names: tuple[str, str] = ("real", "fake"), suffix: str = ".png") -> Path:
+    """Write `count` images of each class below `root/<class name>`."""
+    for label, name in enumerate(names):
+        folder = root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for seed in range(count):
+            draw_image(label, seed).save(folder / f"{seed:03d}{suffix}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`real/` and `fake/` with 20 images each."""
+    return draw_folder(tmp_path_factory.mktemp("images"), 20)
+
+
+@pytest.fixture
+def tiny_vit() -> ViTForImageClassification:
+    """Two layers, 32 pixels, labels real and fake."""
+    return build_tiny_vit(32)
+
+
+def build_tiny_vit(image_size: int, seed: int = 0) -> ViTForImageClassification:
+    torch.manual_seed(seed)
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=image_size,
+        patch_size=8,
+        id2label=labels.ID2LABEL,
+        label2id=labels.LABEL2ID,
+        initializer_range=0.5,
+    )
+    return ViTForImageClassification(config).eval()
+
+
+def save_tiny_vit(folder: Path, image_size: int = 24, mean: float = 0.3, seed: int = 0) -> Path:
+    """A plain HF checkpoint with its image processor."""
+    build_tiny_vit(image_size, seed).save_pretrained(folder)
+    size = {"height": image_size, "width": image_size}
+    ViTImageProcessor(size=size, image_mean=[mean] * 3, image_std=[0.4] * 3).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_timm(folder: Path, name: str = "test_resnet", image_size: int = 32, seed: int = 0) -> Path:
+    """A run's checkpoint of a tiny timm network with random weights."""
+    torch.manual_seed(seed)
+    arguments = ModelArguments(model_name_or_path=name, image_size=image_size)
+    detector: PreTrainedModel = new_detector(arguments)[0]
+    detector.save_pretrained(folder)
+    return folder
+
+
+def add_predictions(run: Path, data: Path) -> Path:
+    """Score validation and test images with a checkpoint, as a training does at its end."""
+    splits = load_splits(DataArguments(dataset_name=str(data)))
+    model, processor, fake_column = load_detector(str(run))
+    for split in ("validation", "test"):
+        rows = splits[split]
+        logits = np.zeros((len(rows), 2))
+        for indices, scores, _ in score_images(model, processor, rows["image"], fake_column):
+            logits[indices] = scores
+        save_predictions(predictions_table(rows, logits), run / "predictions" / f"{split}.parquet")
+    return run
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> list[Path]:
+    """Three untrained members of three families, two image sizes and two normalisations, with their predictions."""
+    root = tmp_path_factory.mktemp("runs")
+    members = [
+        save_tiny_timm(root / "resnet", "test_resnet", 32),
+        save_tiny_timm(root / "efficientnet", "test_efficientnet", 32, seed=1),
+        save_tiny_vit(root / "vit", 24),
+    ]
+    return [add_predictions(run, image_folder) for run in members]
