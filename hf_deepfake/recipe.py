@@ -1,8 +1,10 @@
 """Argument dataclasses, and how they are filled: flags > YAML recipe > defaults."""
 
+import argparse
 import dataclasses
+import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,11 @@ class AugmentationArguments:
     )
     erase_prob: float = dataclasses.field(default=0.0, metadata={"help": "Chance of erasing a random rectangle."})
 
+    def __post_init__(self) -> None:
+        for name in ("flip_prob", "jpeg_prob", "erase_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"--{name} {getattr(self, name)}: a chance is between 0 and 1.")
+
 
 @dataclasses.dataclass
 class ModelArguments:
@@ -112,29 +119,34 @@ def parse_recipe(dataclass_types: Sequence[Any], argv: Sequence[str], program: s
     """Fill dataclasses from `--config RECIPE.yaml` and flags; a flag overrides the recipe's key.
 
     Raises:
-        InputError: If the recipe is missing, no flat mapping, or has a key that is no field.
+        InputError: If the recipe is missing, no flat mapping, or has a key that is no field; or if a flag is none.
     """
     from transformers import HfArgumentParser
 
-    parser = HfArgumentParser(list(dataclass_types), prog=program, allow_abbrev=False)
-    parser.add_argument("--config", metavar="RECIPE.yaml", help="recipe whose keys are the flags below")
-    rest, config = _take_config(list(argv))
+    usage = "%(prog)s [--config RECIPE.yaml] [flags]"  # naming all of Trainer's would bury the error below it
+    config_parser = argparse.ArgumentParser(prog=program, usage=usage, add_help=False, allow_abbrev=False)
+    config_parser.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="recipe whose keys are these flags")
+    parser = HfArgumentParser(
+        list(dataclass_types), prog=program, usage=usage, allow_abbrev=False, parents=[config_parser]
+    )
+    config, flags = config_parser.parse_known_args(argv)
     known = {field.name for dtype in dataclass_types for field in dataclasses.fields(dtype) if field.init}
-    arguments = (_recipe_flags(Path(config), known) if config else []) + rest
-    filled = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    arguments = (_recipe_flags(config.config, known) if config.config else []) + flags
+    *filled, unknown = parser.parse_args_into_dataclasses(
+        arguments, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        flags = [word for word in unknown if word.startswith("--")]
+        raise InputError(f"{program}: unknown flags {unknown}.{_near(flags, [f'--{name}' for name in known])}")
     return tuple(filled[: len(dataclass_types)])
 
 
-def _take_config(argv: list[str]) -> tuple[list[str], str | None]:
-    for index, flag in enumerate(argv):
-        if flag.startswith("--config="):
-            return argv[:index] + argv[index + 1 :], flag.removeprefix("--config=")
-        if flag == "--config" and index + 1 < len(argv):
-            return argv[:index] + argv[index + 2 :], argv[index + 1]
-    return argv, None
+def _near(names: Iterable[str], known: Collection[str]) -> str:
+    near = [match for name in names for match in difflib.get_close_matches(name.split("=")[0], known, n=1)]
+    return f" Did you mean {near}?" if near else ""
 
 
-def _recipe_flags(path: Path, known: Iterable[str]) -> list[str]:
+def _recipe_flags(path: Path, known: Collection[str]) -> list[str]:
     if not path.is_file():
         raise InputError(f"{path}: no such recipe.")
     try:
@@ -143,19 +155,15 @@ def _recipe_flags(path: Path, known: Iterable[str]) -> list[str]:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(recipe, dict):
         raise InputError(f"{path}: a recipe is a flat mapping of keys to values; found {type(recipe).__name__}.")
-    unknown = sorted(set(recipe) - set(known))
+    unknown = [str(key) for key in recipe if key not in known]
     if unknown:
-        import difflib
-
-        near = [match for key in unknown for match in difflib.get_close_matches(str(key), known, n=1)]
-        hint = f" Did you mean {near}?" if near else ""
-        raise InputError(f"{path}: unknown keys {unknown}.{hint}")
+        raise InputError(f"{path}: unknown keys {unknown}.{_near(unknown, known)}")
     flags: list[str] = []
     for key, value in recipe.items():
-        if value is None:
-            continue
-        values = value if isinstance(value, list) else [value]
-        flags += [f"--{key}", *(json.dumps(item) if isinstance(item, dict | bool) else str(item) for item in values)]
+        if isinstance(value, list):
+            flags += [f"--{key}", *map(str, value)]
+        elif value is not None:  # one word, so that a value may start with a dash
+            flags.append(f"--{key}={json.dumps(value) if isinstance(value, dict | bool) else value}")
     return flags
 
 
@@ -171,7 +179,7 @@ def save_recipe(arguments: Sequence[Any], path: Path) -> None:
             value = getattr(group, field.name)
             value = getattr(value, "value", value)
             plain = isinstance(value, str | int | float | list | dict)
-            if not field.init or not plain or field.name.endswith("token"):
+            if not field.init or not plain or value == [] or field.name.endswith("token"):
                 continue
             if ours or not (value == field.default or (field.default in (None, "none", "") and not value)):
                 recipe[field.name] = value

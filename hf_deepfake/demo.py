@@ -1,0 +1,118 @@
+"""The whole way in one command: images, three members, their ensemble, a table and a first verdict."""
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from transformers import pipeline
+
+from hf_deepfake.data.demo import GROUP_PATTERN, make_demo_images
+from hf_deepfake.data.loading import load_splits
+from hf_deepfake.ensemble.building import build_ensemble
+from hf_deepfake.ensemble.default import install_default
+from hf_deepfake.errors import InputError
+from hf_deepfake.evaluation.benchmark import load_results
+from hf_deepfake.evaluation.tables import metrics_table
+from hf_deepfake.recipe import DataArguments, parse_recipe
+from hf_deepfake.training.train import RECIPE, train
+
+MEMBERS: dict[str, dict[str, Any]] = {
+    "efficientnet-lite0": {
+        "model_name_or_path": "tf_efficientnet_lite0",
+        "pretrained": True,
+        "learning_rate": 5e-4,
+        "num_train_epochs": 4,
+    },
+    "resnet": {"model_name_or_path": "resnet10t", "learning_rate": 1e-3, "num_train_epochs": 6},
+    "mobilenetv4": {"model_name_or_path": "mobilenetv4_conv_small", "learning_rate": 2e-3, "num_train_epochs": 6},
+}
+"""Three families; the first starts from ImageNet weights, the others from random ones."""
+
+SHARED: dict[str, Any] = {
+    "image_size": 128,
+    "channels_last": True,
+    "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 64,
+    "weight_decay": 0.05,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,
+    "resume_from_checkpoint": True,
+    "test_share": 0.15,  # used where the data have no test split
+}
+
+
+def run_demo(data: Path | None, output_dir: Path) -> dict[str, Any]:
+    """Train what is missing below `output_dir`, vote and install the ensemble as this user's default.
+
+    Args:
+        data: Labelled images; by default crops of packaged photographs and self-blends of them.
+        output_dir: Gets `data/` (without `data`), a run directory a member and `ensemble/`; what stands there already
+            is kept, and an interrupted training goes on.
+
+    Returns:
+        The ensemble's results.json.
+    """
+    console = Console()
+    source = data if data is not None else make_demo_images(output_dir / "data")
+    runs = [output_dir / name for name in MEMBERS]
+    for number, (run, member) in enumerate(zip(runs, MEMBERS.values(), strict=True), start=1):
+        _check_same_data(run, source)
+        if (run / "results.json").is_file():
+            console.print(f"member {number} of {len(runs)}: {run} exists", markup=False)
+            continue
+        console.print(f"member {number} of {len(runs)}: training {run}", markup=False)
+        choices = {"dataset_name": str(source), "output_dir": str(run)} | SHARED | member
+        if data is None:
+            choices["group_by"] = GROUP_PATTERN
+        train(*parse_recipe(RECIPE, _flags(choices), "hf-deepfake demo"))
+    ensemble = output_dir / "ensemble"
+    if (ensemble / "results.json").is_file():
+        console.print(f"ensemble: {ensemble} exists", markup=False)
+    else:
+        build_ensemble(runs, ensemble)
+    install_default(ensemble)
+    return load_results(ensemble)
+
+
+def _flags(choices: dict[str, Any]) -> list[str]:
+    return [text for key, value in choices.items() for text in (f"--{key}", str(value))]
+
+
+def _check_same_data(run: Path, source: Path) -> None:
+    recipe = run / "recipe.yaml"
+    if recipe.is_file():
+        before = yaml.safe_load(recipe.read_text(encoding="utf-8"))["dataset_name"]
+        if Path(before).resolve() != source.resolve():
+            raise InputError(f"{run}: was trained on {before}, not on {source}; choose another --output_dir.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`hf-deepfake demo`: everything once, on packaged photographs or on the user's images."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    parser = argparse.ArgumentParser(prog="hf-deepfake demo", description="Train, vote and score, start to finish.")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="your own real and fake images")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
+    arguments = parser.parse_args(argv)
+    results = run_demo(arguments.data, arguments.output_dir)
+    ensemble = arguments.output_dir / "ensemble"
+    console = Console()
+    console.print(metrics_table(results["comparison"]["test"], first_column="model", title="test images"))
+    source = arguments.data if arguments.data is not None else arguments.output_dir / "data"
+    image = load_splits(DataArguments(dataset_name=str(source), test_share=SHARED["test_share"]))["test"][0]["image"]["path"]
+    verdict = pipeline("deepfake-ensemble", model=str(ensemble))(image, details=True)
+    console.print(f'pipeline("deepfake-ensemble")("{image}", details=True) says', markup=False, soft_wrap=True)
+    console.print_json(json.dumps(verdict))
+    for line in (
+        f"wrote {ensemble}, now the default of pipeline('deepfake-ensemble'); plots in {ensemble / 'plots'}",
+        "next:",
+        f"  hf-deepfake predict --model {ensemble} IMAGE_OR_FOLDER…",
+        f"  hf-deepfake evaluate --model {ensemble} --data FOLDER_WITH_real_AND_fake",
+        "  hf-deepfake demo --data FOLDER_WITH_real_AND_fake --output_dir runs/mine",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+    return 0

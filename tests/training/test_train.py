@@ -1,0 +1,320 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import draw_folder, save_tiny_timm, save_tiny_vit
+from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification, TrainerCallback
+
+from hf_deepfake import InputError, cli
+from hf_deepfake.data.loading import load_splits
+from hf_deepfake.evaluation.predictions import score_images
+from hf_deepfake.models.detector import load_detector, new_detector
+from hf_deepfake.recipe import AugmentationArguments, DataArguments, FittingArguments, ModelArguments, parse_recipe
+from hf_deepfake.training import train as training_module
+from hf_deepfake.training.train import RECIPE, DetectorTrainer, DetectorTrainingArguments, train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def arguments(data: Path, run: Path, **choices: Any) -> tuple[Any, ...]:
+    """Parsed flags of a quick training; a choice of None leaves its flag out."""
+    flags = {
+        "dataset_name": data,
+        "output_dir": run,
+        "model_name_or_path": "test_resnet",
+        "image_size": 32,
+        "num_train_epochs": 2,
+        "learning_rate": 3e-3,
+        "per_device_train_batch_size": 8,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    } | choices
+    return parse_recipe(
+        RECIPE,
+        [text for key, value in flags.items() if value is not None for text in (f"--{key}", str(value))],
+        "test",
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "resnet"
+    return train(*arguments(image_folder, folder, num_train_epochs=6, label_smoothing_factor=0.05))
+
+
+def test_the_run_directory_keeps_the_contract(run: Path) -> None:
+    present = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert {
+        "config.json",
+        "model.safetensors",
+        "recipe.yaml",
+        "trainer_state.json",
+        "predictions/validation.parquet",
+        "predictions/test.parquet",
+        "results.json",
+        "plots/training_curves.png",
+        "plots/confusion_matrix_test.png",
+        "plots/scores_validation.png",
+        "README.md",
+    } <= present
+    table = pd.read_parquet(run / "predictions" / "test.parquet")
+    assert list(table.columns) == ["image", "label", "prob_fake", "logit_real", "logit_fake"]
+    results = json.loads((run / "results.json").read_text())
+    assert results["schema"] == 1
+    assert results["data"] == {
+        "train": {"real": 14, "fake": 14},
+        "validation": {"real": 3, "fake": 3},
+        "test": {"real": 3, "fake": 3},
+    }
+    test = results["metrics"]["test"]
+    assert test["roc_auc_low"] <= test["roc_auc"] <= test["roc_auc_high"]
+
+
+def test_it_learns_to_see_the_square(run: Path) -> None:
+    assert json.loads((run / "results.json").read_text())["metrics"]["test"]["roc_auc"] > 0.9
+
+
+def test_inference_gives_the_scores_that_training_saved(run: Path, image_folder: Path) -> None:
+    """No skew: the checkpoint loaded afresh, with its own processor, scores as the training did at its end."""
+    rows = load_splits(DataArguments(dataset_name=str(image_folder)))["test"]
+    model, processor, fake_column = load_detector(str(run))
+    logits = np.concatenate([scores for _, scores, _ in score_images(model, processor, rows["image"], fake_column)])
+    saved = pd.read_parquet(run / "predictions" / "test.parquet")
+    assert saved["image"].tolist() == list(rows["file"])
+    np.testing.assert_allclose(logits, saved[["logit_real", "logit_fake"]].to_numpy(), atol=1e-4)
+
+
+def test_the_recipe_of_a_run_makes_it_again(run: Path, image_folder: Path, tmp_path: Path) -> None:
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert recipe["label_smoothing_factor"] == 0.05
+    again = parse_recipe(
+        RECIPE, ["--config", str(run / "recipe.yaml"), "--output_dir", str(tmp_path / "again"), "--use_cpu"], "test"
+    )
+    train(*again)
+    expected = load_file(run / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "again" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
+def test_a_run_directory_is_not_overwritten(run: Path, image_folder: Path) -> None:
+    before = (run / "results.json").read_bytes()
+    with pytest.raises(InputError, match=f"{run}: not empty .*--resume_from_checkpoint true"):
+        train(*arguments(image_folder, run))
+    assert (run / "results.json").read_bytes() == before
+
+
+class _Interrupt(TrainerCallback):
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.epoch >= 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("architecture", ["timm", "vit"])
+def test_an_interrupted_training_resumes_to_the_same_weights(
+    architecture: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    save_tiny_timm(base) if architecture == "timm" else save_tiny_vit(base)
+    choices = {"model_name_or_path": base, "image_size": None, "num_train_epochs": 4}
+    train(*arguments(image_folder, tmp_path / "whole", **choices))
+    build = training_module._trainer
+
+    def interrupted(*args: Any) -> DetectorTrainer:
+        trainer = build(*args)
+        trainer.add_callback(_Interrupt())
+        return trainer
+
+    monkeypatch.setattr(training_module, "_trainer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(*arguments(image_folder, tmp_path / "resumed", **choices))
+    assert not (tmp_path / "resumed" / "results.json").exists()
+    monkeypatch.setattr(training_module, "_trainer", build)
+    train(*arguments(image_folder, tmp_path / "resumed", resume_from_checkpoint=True, **choices))
+    resumed = load_file(tmp_path / "resumed" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("architecture", ["timm", "vit"])
+def test_the_checkpoint_of_the_best_epoch_is_kept(architecture: str, image_folder: Path, tmp_path: Path) -> None:
+    """A learning rate that ruins the later epochs: the root holds the best one, whole (ViT too)."""
+    base = tmp_path / "base"
+    save_tiny_timm(base) if architecture == "timm" else save_tiny_vit(base)
+    choices = {
+        "model_name_or_path": base,
+        "image_size": None,
+        "num_train_epochs": 3,
+        "lr_scheduler_type": "constant",
+        "learning_rate": 0.05,
+    }
+    run = train(*arguments(image_folder, tmp_path / "run", metric_for_best_model="eval_validation_loss", **choices))
+    state = json.loads((run / "trainer_state.json").read_text())
+    losses = [entry["eval_validation_loss"] for entry in state["log_history"] if "eval_validation_loss" in entry]
+    saved = pd.read_parquet(run / "predictions" / "validation.parquet")
+    margin = (saved["logit_fake"] - saved["logit_real"]) * np.where(saved["label"] == 1, 1, -1)
+    log_loss = np.logaddexp(0, -margin).mean()
+    assert log_loss == pytest.approx(min(losses), rel=1e-3)
+    best = AutoModelForImageClassification.from_pretrained(state["best_model_checkpoint"]).state_dict()
+    root = AutoModelForImageClassification.from_pretrained(run).state_dict()
+    for name, tensor in best.items():
+        torch.testing.assert_close(root[name], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", ["test_efficientnet", "test_resnet", "test_convnext", "test_vit", "hf_vit"])
+def test_accumulated_steps_equal_one_large_batch(family: str, image_folder: Path, tmp_path: Path) -> None:
+    """Without batch statistics (evaluation mode), four batches of 4 give the weights that one of 16 gives."""
+    weights = []
+    for batch, steps in ((16, 1), (4, 4)):
+        base = tmp_path / f"base-{batch}"
+        save_tiny_vit(base) if family == "hf_vit" else save_tiny_timm(base, family)
+        detector, processor, _ = new_detector(ModelArguments(str(base)))
+        detector.eval()
+        detector.train = lambda mode=True: None  # type: ignore[method-assign,assignment,return-value]
+        options = DetectorTrainingArguments(
+            output_dir=str(tmp_path / f"run-{batch}"),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=steps,
+            max_steps=2,
+            learning_rate=0.1,
+            optim="sgd",
+            max_grad_norm=0,
+            use_cpu=True,
+            disable_tqdm=True,
+            save_strategy="no",
+            eval_strategy="steps",
+            eval_steps=100,
+        )
+        splits = load_splits(DataArguments(dataset_name=str(image_folder)))
+        trainer = training_module._trainer(
+            detector, processor, splits, AugmentationArguments(flip_prob=0), FittingArguments(), options
+        )
+        trainer.train()
+        weights.append({name: tensor.clone() for name, tensor in detector.state_dict().items()})
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_the_step_schedule_drops_after_its_epochs(image_folder: Path, tmp_path: Path) -> None:
+    choices = {"num_train_epochs": 4, "learning_rate": 0.01, "lr_step_epochs": 2, "lr_step_gamma": 0.1}
+    run = train(*arguments(image_folder, tmp_path / "run", **choices))
+    log = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
+
+
+def test_early_stopping_ends_the_training(image_folder: Path, tmp_path: Path) -> None:
+    choices = {"num_train_epochs": 30, "learning_rate": 0.0, "early_stopping_patience": 2}
+    run = train(*arguments(image_folder, tmp_path / "run", **choices))
+    assert json.loads((run / "trainer_state.json").read_text())["epoch"] == 3
+
+
+def test_norms_and_biases_are_not_decayed(image_folder: Path, tmp_path: Path) -> None:
+    detector, _, _ = new_detector(ModelArguments("test_convnext", image_size=32))
+    decayed = set(DetectorTrainer.get_decay_parameter_names(None, detector))  # type: ignore[arg-type]
+    assert decayed
+    for name, parameter in detector.named_parameters():
+        assert (name in decayed) == (parameter.ndim > 1)
+
+
+def test_a_truncated_image_is_listed_and_left_out(image_folder: Path, tmp_path: Path, caplog: Any) -> None:
+    data = draw_folder(tmp_path / "data", 12, suffix=".jpg")
+    broken = data / "fake" / "003.jpg"
+    broken.write_bytes(broken.read_bytes()[:-200])
+    caplog.set_level("INFO")
+    run = train(*arguments(data, tmp_path / "run", num_train_epochs=1))
+    assert "1 unreadable images left out" in caplog.text
+    assert "fake/003.jpg" in caplog.text
+    assert "fake/003.jpg" in (run / "skipped.csv").read_text()
+    counts = json.loads((run / "results.json").read_text())["data"]
+    assert sum(count["fake"] for count in counts.values()) == 11
+
+
+def test_half_precision_is_refused_on_a_cpu(image_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--fp16 needs a GPU.*--bf16 true"):
+        train(*arguments(image_folder, tmp_path / "run", fp16=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_to_resume_must_exist(image_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--resume_from_checkpoint nowhere: no such checkpoint folder"):
+        train(*arguments(image_folder, tmp_path / "run", resume_from_checkpoint="nowhere"))
+
+
+def test_processes_that_do_not_find_each_other_are_refused(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = arguments(image_folder, tmp_path / "run")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes were launched, but each sees 1"):
+        train(*options)
+
+
+def test_a_metric_picks_the_checkpoint(image_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--metric_for_best_model and --eval_strategy are needed"):
+        train(*arguments(image_folder, tmp_path / "run", eval_strategy="no", save_strategy="no"))
+
+
+def test_the_command_line_goes_from_images_to_a_prediction(image_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    shared = ["--dataset_name", str(image_folder), "--num_train_epochs", "4", "--learning_rate", "3e-3"]
+    shared += ["--per_device_train_batch_size", "8", "--use_cpu", "--disable_tqdm", "true"]
+    runs = []
+    for name, size in (("test_resnet", "32"), ("test_efficientnet", "40")):
+        runs.append(str(tmp_path / name))
+        flags = ["--model_name_or_path", name, "--image_size", size, "--output_dir", runs[-1]]
+        assert cli.main(["train", *shared, *flags]) == 0
+    ensemble = str(tmp_path / "ensemble")
+    assert cli.main(["ensemble", *runs, "--voting", "weighted", "--output_dir", ensemble]) == 0
+    assert "weighted voting" in capsys.readouterr().out
+    scores = tmp_path / "scores.csv"
+    assert cli.main(["predict", "--model", ensemble, str(image_folder), "--output", str(scores)]) == 0
+    table = pd.read_csv(scores)
+    assert len(table) == 40
+    real = table["image"].str.contains("/real/")
+    assert table.loc[~real, "prob_fake"].mean() > table.loc[real, "prob_fake"].mean()
+
+
+def test_two_processes_write_the_files_of_one(tmp_path: Path) -> None:
+    """Through the shipped accelerate config; the same images a step, so the same training but for rounding."""
+    data = tmp_path / "data"
+    for split, count in (("train", 16), ("validation", 4), ("test", 5)):
+        draw_folder(data / split, count)
+    base = save_tiny_vit(tmp_path / "base")  # no batch norm, whose statistics are each process's own
+    shared = [
+        "--dataset_name",
+        data,
+        "--model_name_or_path",
+        base,
+        "--num_train_epochs",
+        "2",
+        "--flip_prob",
+        "0",
+    ]
+    shared += ["--learning_rate", "1e-3", "--disable_tqdm", "true", "--per_device_eval_batch_size", "4"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    for name, config, batch in (("one", "cpu.yaml", "8"), ("two", "cpu_2_processes.yaml", "4")):
+        command = [sys.executable, "-m", "accelerate.commands.launch"]
+        command += ["--config_file", ROOT / "recipes" / "accelerate" / config, ROOT / "recipes" / "train.py", *shared]
+        command += ["--output_dir", tmp_path / name, "--per_device_train_batch_size", batch]
+        done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    results = {name: json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")}
+    assert [results[name]["environment"]["processes"] for name in ("one", "two")] == [1, 2]
+    assert results["one"]["training"]["steps"] == results["two"]["training"]["steps"]
+    files = [
+        {path.relative_to(tmp_path / name).as_posix() for path in (tmp_path / name).rglob("*.*") if path.is_file()}
+        for name in ("one", "two")
+    ]
+    only_of_one_kind = {path for path in files[0] ^ files[1] if "rng_state" not in path}
+    assert not only_of_one_kind
+    one, two = (pd.read_parquet(tmp_path / name / "predictions" / "test.parquet") for name in ("one", "two"))
+    assert one["image"].tolist() == two["image"].tolist()
+    np.testing.assert_allclose(two["logit_fake"], one["logit_fake"], atol=2e-3)
