@@ -24,10 +24,12 @@ def _register(_: ModuleType) -> None:
     from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import EnsembleImageProcessor
     from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import EnsembleForImageClassification
     from hf_deepfake.ensemble.hub.pipeline_deepfake_ensemble import DeepfakeEnsemblePipeline
+    from hf_deepfake.labels import fake_column
 
+    DeepfakeEnsemblePipeline.fake_column = staticmethod(fake_column)  # type: ignore[method-assign]
     AutoConfig.register(EnsembleConfig.model_type, EnsembleConfig, exist_ok=True)
     AutoModelForImageClassification.register(EnsembleConfig, EnsembleForImageClassification, exist_ok=True)
-    backends = {"pil": EnsembleImageProcessor, "torchvision": EnsembleImageProcessor}
+    backends: dict[str, type] = {"pil": EnsembleImageProcessor, "torchvision": EnsembleImageProcessor}
     AutoImageProcessor.register(EnsembleConfig, image_processor_classes=backends, exist_ok=True)
     PIPELINE_REGISTRY.register_pipeline(
         TASK,

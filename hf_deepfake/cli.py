@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = importlib.import_module(COMMANDS[name][0]).main(rest)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was kept, and the same command goes on from here", file=sys.stderr)
@@ -59,7 +59,7 @@ def _quieten() -> None:
     """Hide the bars of loading and saving local weights; those of training, scoring and downloads stay."""
 
     def when_imported(transformers_logging: ModuleType) -> None:
-        from huggingface_hub.utils import enable_progress_bars
+        from huggingface_hub.utils.tqdm import enable_progress_bars
 
         transformers_logging.disable_progress_bar()
         enable_progress_bars()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 
 from hf_deepfake.errors import InputError
 
@@ -34,6 +35,7 @@ def _words(name: str) -> set[str]:
     return {word.lower() for word in (*pieces, *camel) if word}
 
 
+@cache
 def read_label(name: str) -> int | None:
     """Label that a folder or class name stands for, or None where it says neither or both.
 
@@ -50,6 +52,7 @@ def read_label(name: str) -> int | None:
     return FAKE if fake else REAL
 
 
+@cache
 def read_split(name: str) -> str | None:
     """Split (`train`, `validation`, `test`) that a folder, file or table value stands for, or None.
 

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError, open_rgb
 from hf_deepfake.errors import InputError
+from hf_deepfake.labels import NAMES
 from hf_deepfake.writing import whole
 
 Skipped = list[tuple[str, str]]
@@ -28,7 +29,7 @@ def drop_unreadable(splits: DatasetDict, source: str, quiet: bool = False) -> tu
         The splits without those rows, and what was left out.
 
     Raises:
-        InputError: If no image of a split can be read.
+        InputError: If no image of a class can be read in one of the splits.
     """
     kept, skipped = {}, []
     total = sum(len(rows) for rows in splits.values())
@@ -36,10 +37,9 @@ def drop_unreadable(splits: DatasetDict, source: str, quiet: bool = False) -> tu
         for name, rows in splits.items():
             reasons = _reasons(rows, progress)
             wrong = [index for index, reason in enumerate(reasons) if reason is not None]
-            if len(wrong) == len(rows):
-                raise InputError(f"{source}: none of the {len(rows)} images of {name} can be read: {reasons[0]}.")
+            _require_readable(rows, reasons, f"{source} ({name})")
             if wrong:
-                files = rows.select(wrong)["file"]
+                files = rows.select(wrong)["file"][:]
                 skipped += [(file, str(reasons[index])) for file, index in zip(files, wrong, strict=True)]
                 rows = rows.select([index for index, reason in enumerate(reasons) if reason is None])
             kept[name] = rows
@@ -56,8 +56,19 @@ def _reasons(rows: Dataset, progress: Any) -> list[str | None]:
             progress.update()
         return None
 
+    reasons: list[str | None] = []
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(reason, rows["image"]))
+        for batch in rows.select_columns("image").iter(batch_size=256):  # embedded images are not all held at once
+            reasons += pool.map(reason, batch["image"])
+    return reasons
+
+
+def _require_readable(rows: Dataset, reasons: list[str | None], source: str) -> None:
+    table = pd.DataFrame({"label": rows["label"][:], "reason": reasons})
+    for label, part in table.groupby("label"):
+        if part["reason"].notna().all():
+            reason = part["reason"].iloc[0]
+            raise InputError(f"{source}: none of the {len(part)} {NAMES[label]} images can be read: {reason}.")
 
 
 def _decode_small(image: dict[str, Any]) -> None:
@@ -78,7 +89,8 @@ def report_skipped(skipped: Sequence[tuple[str, str]], path: Path | None = None,
     if path is not None:
         with whole(path) as partial:
             pd.DataFrame(skipped, columns=["file", "reason"]).to_csv(partial, index=False)
-    lines = [f"{len(skipped)} unreadable images left out:", *(f"  {reason}" for _, reason in skipped[:most])]
+    named = [reason if file in reason else f"{file}: {reason}" for file, reason in skipped[:most]]
+    lines = [f"{len(skipped)} unreadable images left out:", *(f"  {line}" for line in named)]
     if len(skipped) > most:
         lines.append(f"  … and {len(skipped) - most} more" + (f", all in {path}" if path else ""))
     return "\n".join(lines)

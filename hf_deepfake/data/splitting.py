@@ -16,7 +16,8 @@ def assign_splits(
     """Give every row a split, stratified by label, groups kept whole.
 
     Groups (single rows where `groups` is None) are taken in random order, the largest first, and each goes to the
-    split that then lacks most of what it was to get of that group's labels.
+    split that then lacks most of what it was to get of that group's labels. The last groups of a label are kept for
+    the splits that have none of it yet, so that three groups are enough for three splits.
 
     Args:
         labels: One label a row.
@@ -40,14 +41,23 @@ def assign_splits(
     wanted = {
         split: {label: share * totals[label] for label in totals} for split, share in shares.items() if share > 0
     }
+    contents = {group: Counter(labels[row] for row in rows) for group, rows in members.items()}
+    groups_left = Counter(label for content in contents.values() for label in content)
+    filled: dict[int, set[str]] = {label: set() for label in totals}
     assigned = [""] * len(labels)
     for group in sorted(order, key=lambda name: -len(members[name])):
-        content = Counter(labels[row] for row in members[group])
-        split = max(wanted, key=lambda name: sum(wanted[name][label] * count for label, count in content.items()))
+        content = contents[group]
+        scarce = [label for label in content if groups_left[label] <= len(wanted) - len(filled[label])]
+        waiting = [split for split in wanted if any(split not in filled[label] for label in scarce)]
+        split = max(
+            waiting or wanted, key=lambda name: sum(wanted[name][label] * count for label, count in content.items())
+        )
         for row in members[group]:
             assigned[row] = split
         for label, count in content.items():
             wanted[split][label] -= count
+            filled[label].add(split)
+            groups_left[label] -= 1
     return assigned
 
 
@@ -66,16 +76,16 @@ def make_splits(splits: DatasetDict, data: DataArguments) -> DatasetDict:
         "test": 0.0 if "test" in splits else test_share,
     }
     shares["train"] = 1 - sum(shares.values())
-    if not all(0 <= share < 1 for share in shares.values()) or shares["train"] <= 0:
+    if min(shares.values()) < 0 or shares["train"] <= 0:
         raise InputError(f"{data.dataset_name}: these shares leave nothing to train on: {shares}.")
     rows = splits["all" if unsplit else "train"]
-    groups = list(rows["group"]) if "group" in rows.column_names else None
-    assigned = np.array(assign_splits(list(rows["label"]), groups, shares, data.split_seed))
+    groups = rows["group"][:] if "group" in rows.column_names else None
+    assigned = np.array(assign_splits(rows["label"][:], groups, shares, data.split_seed))
     made = {name: rows.select(np.flatnonzero(assigned == name)) for name, share in shares.items() if share > 0}
     result = DatasetDict({name: made.get(name, splits.get(name)) for name in ("train", "validation", "test")})
     result = DatasetDict({name: part for name, part in result.items() if part is not None})
     for name, part in result.items():
-        if len(set(part["label"])) < 2:
+        if len(set(part["label"][:])) < 2:
             raise InputError(
                 f"{data.dataset_name}: the {name} split has {len(part)} images and not both classes; "
                 "give it more images or groups, or other shares."
@@ -93,7 +103,7 @@ def check_groups(splits: DatasetDict, source: str) -> None:
     for name, part in splits.items():
         if "group" not in part.column_names:
             return
-        for group in sorted(set(part["group"])):
+        for group in sorted(set(part["group"][:])):
             if seen.setdefault(group, name) != name:
                 raise InputError(
                     f"{source}: group {group!r} stands in {seen[group]} and in {name}, which is a leak; "

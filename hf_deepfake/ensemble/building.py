@@ -43,10 +43,10 @@ def build_ensemble(runs: Sequence[Path], output_dir: Path, **choices: Any) -> di
 
     Raises:
         InputError: If members are missing, were scored on different images or are not of two classes, or
-            `output_dir` is not empty.
+            `output_dir` is a file or not empty.
     """
-    if output_dir.is_dir() and any(output_dir.iterdir()):
-        raise InputError(f"{output_dir}: not empty; choose another --output_dir.")
+    if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
+        raise InputError(f"{output_dir}: stands there already and is no empty folder; choose another --output_dir.")
     names = _member_names(runs)
     validation = {
         name: load_predictions(run / "predictions" / "validation.parquet")
@@ -88,7 +88,7 @@ def _member_names(runs: Sequence[Path]) -> list[str]:
     for run in runs:
         if not (run / "config.json").is_file():
             raise InputError(f"{run}: no config.json; a member is a run directory that hf-deepfake train wrote.")
-    return [name if names.count(name) == 1 else f"{name}-{index}" for index, name in enumerate(names)]
+    return names if len(set(names)) == len(names) else [f"{name}-{index}" for index, name in enumerate(names)]
 
 
 def assemble(
@@ -181,7 +181,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "test" not in results["comparison"]:
         console.print("no test split: these figures are of the images that the vote was fitted on, and optimistic")
     console.print(
-        f"wrote {arguments.output_dir} (checkpoint, predictions, plots, README.md, results.json)", markup=False
+        f"wrote {arguments.output_dir} (checkpoint, predictions, plots, README.md, results.json)\n"
+        f"next: hf-deepfake predict --model {arguments.output_dir} IMAGE…",
+        markup=False,
+        soft_wrap=True,
     )
-    console.print(f"next: hf-deepfake predict --model {arguments.output_dir} IMAGE…", markup=False)
     return 0

@@ -63,9 +63,13 @@ def fit_ensemble(
         threshold: Purpose of the thresholds, see `fit_threshold`. The hard vote's own is always a majority.
 
     Raises:
-        InputError: If a choice is unknown, or the weights do not fit the members.
+        InputError: If a choice is unknown, the weights do not fit the members, or images of one class are missing.
     """
     members = member_logits.shape[1]
+    if len(np.unique(labels)) < 2:
+        raise InputError(f"an ensemble is fitted on real and fake images; these {len(labels)} are all of one class.")
+    if voting not in VOTINGS:
+        raise InputError(f"--voting {voting}: must be one of {', '.join(VOTINGS)}.")
     if calibration not in ("temperature", "none"):
         raise InputError(f"--calibration {calibration}: must be temperature or none.")
     temperatures = [
@@ -131,7 +135,7 @@ def _least_log_loss(member_probs: NDArray[np.float64], labels: NDArray[np.int64]
         constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": np.ones_like},
         options={"ftol": 1e-10, "maxiter": 1000},
     )
-    return np.asarray(solution.x).clip(0)
+    return np.asarray(solution.x).clip(0).round(6)
 
 
 def member_logits(tables: Mapping[str, pd.DataFrame]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -156,9 +160,10 @@ def member_logits(tables: Mapping[str, pd.DataFrame]) -> tuple[NDArray[np.float6
         differs = ((table["image"] != first["image"]) | (table["label"] != first["label"])).to_numpy()
         if differs.any():
             row = int(differs.argmax())
+            here, there = (f"{rows['image'][row]} (label {rows['label'][row]})" for rows in (table, first))
             raise InputError(
-                f"{name} and {first_name} were scored on different images: row {row} is {table['image'][row]} in one and "
-                f"{first['image'][row]} in the other. Train members on one data set with one --split_seed."
+                f"{name} and {first_name} were scored on different images: row {row} is {here} in one and {there} in the "
+                "other. Train members on one data set with one --split_seed."
             )
     logits = [table[["logit_real", "logit_fake"]].to_numpy(dtype=np.float64) for table in tables.values()]
     return np.stack(logits, axis=1), first["label"].to_numpy(dtype=np.int64)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -93,20 +94,28 @@ def evaluate_detector(
     Args:
         name_or_path: A detector or an ensemble.
         benchmarks: Name of each benchmark and its images.
-        output_dir: Where to write.
+        output_dir: Where to write; it must hold no results.json.
         split: Split to measure on; by default `test` where there is one, else `validation`, else all images.
         batch_size: Images a forward pass.
         num_workers: Processes that decode.
 
     Returns:
         What results.json holds, and the number of images that could not be read.
+
+    Raises:
+        InputError: If the results exist, the model or images cannot be loaded, or no image of a benchmark can be read.
     """
+    if output_dir.is_file() or (output_dir / "results.json").exists():
+        raise InputError(f"{output_dir}: is a file or holds a results.json already; choose another --output_dir.")
     model, processor, fake_column = load_detector(name_or_path)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     threshold = float(getattr(model.config, "threshold", 0.5))
+    measured = {
+        name: _rows_to_measure(load_data(data, both_classes=False), split, data.dataset_name)
+        for name, data in benchmarks.items()
+    }
     metrics, failures = {}, 0
-    for name, data in benchmarks.items():
-        rows = _rows_to_measure(load_data(data), split, data.dataset_name)
+    for name, rows in measured.items():
         logits = np.full((len(rows), 2), np.nan)
         errors: dict[int, str] = {}
         with tqdm(total=len(rows), desc=f"Scoring {name}", unit="image") as progress:
@@ -117,17 +126,25 @@ def evaluate_detector(
                 errors |= wrong
                 progress.update(len(indices) + len(wrong))
         if len(errors) == len(rows):
-            raise InputError(f"{data.dataset_name}: none of the {len(rows)} images can be read: {errors[0]}.")
+            raise InputError(
+                f"{benchmarks[name].dataset_name}: none of the {len(rows)} images can be read: {errors[0]}."
+            )
         if errors:
             skipped = [(rows[index]["file"], reason) for index, reason in sorted(errors.items())]
-            Console(stderr=True).print(report_skipped(skipped, output_dir / f"skipped_{name}.csv"), markup=False)
+            report = report_skipped(skipped, output_dir / f"skipped_{name}.csv")
+            Console(stderr=True).print(report, markup=False, highlight=False, soft_wrap=True)
         kept = [index for index in range(len(rows)) if index not in errors]
         table = predictions_table(rows.select(kept), logits[kept])
         save_predictions(table, output_dir / "predictions" / f"{name}.parquet")
         plot_benchmark(table, name, output_dir / "plots", threshold)
         metrics[name] = benchmark_metrics(table, threshold)
         failures += len(errors)
-    results = {"schema": 1, "model": Path(name_or_path).name, "metrics": metrics, "environment": environment()}
+    results = {
+        "schema": 1,
+        "model": Path(name_or_path).resolve().name,
+        "metrics": metrics,
+        "environment": environment(),
+    }
     save_results(results, output_dir)
     return results, failures
 
@@ -139,6 +156,20 @@ def _rows_to_measure(splits: DatasetDict, split: str | None, source: str) -> Any
         return splits[split]
     found = next((name for name in ("test", "validation") if name in splits), None)
     return splits[found] if found else everything(splits)
+
+
+def _named_benchmarks(items: Sequence[str]) -> dict[str, str]:
+    """Names and data sets of `[NAME=]DATA`; names become those of files."""
+    benchmarks: dict[str, str] = {}
+    for item in items:
+        name, separator, source = item.partition("=")
+        if not separator or Path(item).exists():
+            name, source = Path(item).resolve().stem, item
+        if not re.fullmatch(r"\w[\w .-]*", name) or name in benchmarks:
+            what = "is the name of two benchmarks" if name in benchmarks else "cannot be part of a file name"
+            raise InputError(f"--data {item}: {name!r} {what}; give it one: --data NAME={source}")
+        benchmarks[name] = source
+    return benchmarks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,23 +189,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--num_workers", type=int, default=0, help="processes that decode")
     arguments = parser.parse_args(argv)
-    output_dir = arguments.output_dir or Path("evaluations") / Path(arguments.model).name
-    if (output_dir / "results.json").exists():
-        raise InputError(f"{output_dir}: has results.json already; choose another --output_dir.")
-    benchmarks = {}
-    for item in arguments.data:
-        name, separator, source = item.partition("=")
-        name, source = (name, source) if separator else (Path(item).stem or "data", item)
-        benchmarks[name] = DataArguments(
+    output_dir = arguments.output_dir or Path("evaluations") / Path(arguments.model).resolve().name
+    benchmarks = {
+        name: DataArguments(
             dataset_name=source,
             image_root=arguments.image_root,
             fake_label=arguments.fake_label,
             group_by=arguments.group_by,
         )
+        for name, source in _named_benchmarks(arguments.data).items()
+    }
     results, failures = evaluate_detector(
         arguments.model, benchmarks, output_dir, arguments.split, arguments.batch_size, arguments.num_workers
     )
     console = Console()
     console.print(metrics_table({name: results["metrics"][name] for name in benchmarks}, first_column="benchmark"))
-    console.print(f"wrote {output_dir} (results.json, predictions, plots)", markup=False)
+    console.print(f"wrote {output_dir} (results.json, predictions, plots)", markup=False, soft_wrap=True)
     return 1 if failures else 0

@@ -39,7 +39,8 @@ def plot_training(log_history: list[dict[str, Any]], folder: Path) -> None:
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     losses.set_title("Loss (the training loss includes augmentation)")
     ranking.set_title("Validation")
     rate.set_title("Learning rate")

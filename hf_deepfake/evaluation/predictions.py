@@ -9,11 +9,12 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch.utils.data import DataLoader
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_deepfake import labels
-from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError
+from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError, open_rgb
 from hf_deepfake.errors import InputError
 from hf_deepfake.writing import whole
 
@@ -24,6 +25,9 @@ def predictions_table(rows: Dataset, logits: NDArray[np.floating[Any]]) -> pd.Da
     Args:
         rows: The images, in the order of the logits.
         logits: Shape `(images, 2)`, columns real and fake.
+
+    Raises:
+        InputError: If a logit is infinite or not a number.
     """
     if not np.isfinite(logits).all():
         broken = int((~np.isfinite(logits).all(axis=1)).argmax())
@@ -33,7 +37,7 @@ def predictions_table(rows: Dataset, logits: NDArray[np.floating[Any]]) -> pd.Da
     if "label" in rows.column_names:
         columns["label"] = list(rows["label"])
     columns |= {
-        "prob_fake": 1 / (1 + np.exp(logits[:, 0] - logits[:, 1])),
+        "prob_fake": expit(logits[:, 1] - logits[:, 0]),
         "logit_real": logits[:, 0],
         "logit_fake": logits[:, 1],
     }
@@ -51,11 +55,14 @@ def load_predictions(path: Path) -> pd.DataFrame:
     """Read a table of predictions.
 
     Raises:
-        InputError: If the file is missing or lacks a column.
+        InputError: If the file is missing, damaged or lacks a column.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such table of predictions; hf-deepfake train and evaluate write them.")
-    table = pd.read_parquet(path)
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
     missing = [name for name in ("image", "label", "prob_fake", "logit_real", "logit_fake") if name not in table]
     if missing:
         raise InputError(f"{path}: columns {missing} are missing; found {list(table.columns)}.")
@@ -72,8 +79,6 @@ class _Views(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import open_rgb
-
         try:
             views = self.processor([open_rgb(self.images[index])], return_tensors="pt")
         except UnreadableImageError as error:

@@ -51,10 +51,9 @@ def new_detector(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageP
             + (f" Close timm names: {', '.join(near)}." if near else "")
         )
     if isinstance(detector, TimmWrapperForImageClassification):
-        processor = TimmWrapperImageProcessor(detector.config.pretrained_cfg, detector.config.architecture)
-    else:
-        processor = _resized_processor(arguments, detector)
-    return detector, processor, origin
+        config = detector.config
+        return detector, TimmWrapperImageProcessor(config.pretrained_cfg, config.architecture), origin
+    return detector, _resized_processor(arguments, detector), origin
 
 
 def _from_timm(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
@@ -63,7 +62,7 @@ def _from_timm(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
     if arguments.image_size is not None and _has_fixed_size(name):
         model_args["img_size"] = arguments.image_size
     try:
-        raw = timm.create_model(name, **model_args)
+        raw: Any = timm.create_model(name, **model_args)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         raise InputError(f"{name}: timm cannot build it with {model_args}: {error}") from error
     origin = start_from_imagenet(name, raw) if arguments.pretrained else f"{name}: random weights"
@@ -75,14 +74,14 @@ def _from_timm(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
         "input_size": (3, size, size),
         "crop_pct": 1.0,  # timm's centre crop would cut off the border, where traces of blending lie
     }
-    config = TimmWrapperConfig(
-        architecture=name,
-        pretrained_cfg=pretrained_cfg,
-        model_args=model_args,
-        id2label=labels.ID2LABEL,
-        label2id=labels.LABEL2ID,
-    )
-    detector = TimmWrapperForImageClassification(config)
+    settings: dict[str, Any] = {
+        "architecture": name,
+        "pretrained_cfg": pretrained_cfg,
+        "model_args": model_args,
+        "id2label": labels.ID2LABEL,
+        "label2id": labels.LABEL2ID,
+    }
+    detector = TimmWrapperForImageClassification(TimmWrapperConfig(**settings))
     detector.timm_model.load_state_dict(raw.state_dict())  # the wrapper's constructor re-initialises timm's weights
     return detector, origin
 
@@ -154,9 +153,9 @@ def _load_config(name: str, revision: str | None) -> Any:
         raise InputError(f"{name}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
 
 
-def _resized_processor(arguments: ModelArguments, detector: PreTrainedModel) -> BaseImageProcessor:
+def _resized_processor(arguments: ModelArguments, detector: PreTrainedModel) -> Any:
     name, size = arguments.model_name_or_path, arguments.image_size
-    processor = AutoImageProcessor.from_pretrained(name, revision=arguments.model_revision or "main")
+    processor: Any = AutoImageProcessor.from_pretrained(name, revision=arguments.model_revision or "main")
     if size is None:
         return processor
     if getattr(detector.config, "image_size", size) != size:

@@ -37,7 +37,7 @@ def start_from_imagenet(architecture: str, model: Any) -> str:
     if relative is None:
         model.load_state_dict(load_imagenet_weights(architecture, model.state_dict()))
         return f"{architecture}: ImageNet weights, new head"
-    lender = timm.create_model(relative)
+    lender: Any = timm.create_model(relative)
     share = borrow_weights(model, load_imagenet_weights(relative, lender.state_dict()))
     model.pretrained_cfg |= {key: lender.pretrained_cfg[key] for key in ("mean", "std")}
     return f"{architecture}: {share:.0%} of its weights from {relative}'s ImageNet weights, new head"
@@ -64,7 +64,8 @@ def borrow_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> float:
         overlap = tuple(slice(0, min(pair)) for pair in zip(own.shape, given.shape, strict=True))
         own[overlap] = given[overlap]
         copied += own[overlap].numel()
-    return copied / sum(tensor.numel() for tensor in state.values())
+    total: int = sum(tensor.numel() for tensor in state.values())
+    return copied / total
 
 
 def load_imagenet_weights(architecture: str, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
+from scipy.special import expit
 from tqdm.auto import tqdm
 
-from hf_deepfake.data.loading import TABLE_SUFFIXES, load_data
+from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
+from hf_deepfake.data.tables import TABLE_SUFFIXES
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.labels import NAMES
@@ -52,38 +55,46 @@ def predict(
         empty unless the image could not be read.
 
     Raises:
-        InputError: If the model cannot be loaded or an input does not exist.
+        InputError: If the model cannot be loaded, an input does not exist or the threshold is no probability.
     """
-    images = _images(inputs, image_root)
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"--threshold {threshold}: must be between 0 and 1.")
+    named = _named_images(inputs, image_root)
+    images = [image for _, image in named]
     model, processor, fake_column = load_detector(name_or_path, fake_label=fake_label)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     threshold = threshold if threshold is not None else float(getattr(model.config, "threshold", 0.5))
-    table = pd.DataFrame({"image": images, "prob_fake": float("nan"), "label": None, "error": None}, dtype=object)
+    prob_fake = np.full(len(images), np.nan)
+    reasons: list[str | None] = [None] * len(images)
     with tqdm(total=len(images), desc="Scoring", unit="image", delay=1) as progress:
         for indices, logits, errors in score_images(model, processor, images, fake_column, batch_size, num_workers):
-            for index, pair in zip(indices, logits, strict=True):
-                prob_fake = float(torch.from_numpy(pair.copy()).softmax(-1)[1])
-                table.loc[index, ["prob_fake", "label"]] = prob_fake, NAMES[int(prob_fake >= threshold)]
+            prob_fake[indices] = expit(logits[:, 1] - logits[:, 0])
             for index, reason in errors.items():
-                table.loc[index, "error"] = reason
+                reasons[index] = reason
             progress.update(len(indices) + len(errors))
-    return table.astype({"prob_fake": float})
+    verdicts = [None if np.isnan(prob) else NAMES[int(prob >= threshold)] for prob in prob_fake]
+    columns = {"image": [name for name, _ in named], "prob_fake": prob_fake, "label": verdicts, "error": reasons}
+    return pd.DataFrame(columns).astype({"label": object, "error": object})  # None, not NaN, where there is none
 
 
-def _images(inputs: Sequence[str | os.PathLike[str]], image_root: str | None) -> list[str]:
-    images: list[str] = []
-    for item in map(os.fspath, inputs):
+def _named_images(inputs: Sequence[str | os.PathLike[str]], image_root: str | None) -> list[tuple[str, Any]]:
+    """Name of each image, and what to decode it from."""
+    named: list[tuple[str, Any]] = []
+    for item in [os.fspath(given) for given in inputs]:
         path = Path(item)
         if item.startswith(("http://", "https://")):
-            images.append(item)
+            named.append((item, item))
         elif path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES:
             rows = everything(load_data(DataArguments(dataset_name=item, image_root=image_root), labelled=False))
-            images += [image["path"] for image in rows["image"]]
+            named += [
+                (file if image["bytes"] is not None else image["path"], image)
+                for file, image in zip(rows["file"], rows["image"], strict=True)
+            ]
         elif path.exists():
-            images.append(item)
+            named.append((item, item))
         else:
             raise InputError(f"{item}: no such image, folder or table.")
-    return images
+    return named
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,13 +119,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         with whole(output) as partial:
             _WRITERS[output.suffix.lower()](table, partial)
-        Console().print(f"wrote {output} ({len(table)} images, {len(failed)} unreadable)", markup=False)
+        _say(f"wrote {output} ({len(table)} images, {len(failed)} unreadable)", Console())
     for reason in failed["error"][:10]:
-        Console(stderr=True).print(f"unreadable: {reason}", markup=False, highlight=False)
+        _say(f"unreadable: {reason}", Console(stderr=True))
     return 1 if len(failed) else 0
 
 
 def _print(table: pd.DataFrame) -> None:
+    console = Console()
     for row in table.to_dict("records"):
-        verdict: Any = f"{row['prob_fake']:.3f}  {row['label']}" if row["label"] else "unreadable"
-        Console().print(f"{verdict}  {row['image']}", markup=False, highlight=False, soft_wrap=True)
+        verdict = f"{row['prob_fake']:.3f}  {row['label']}" if row["label"] else "unreadable"
+        _say(f"{verdict}  {row['image']}", console)
+
+
+def _say(line: str, console: Console) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,9 +1,11 @@
 """Fine-tune one detector over `transformers.Trainer` and leave a run directory."""
 
+import ctypes
 import dataclasses
 import logging
 import math
 import os
+import platform
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -53,6 +55,8 @@ from hf_deepfake.writing import whole
 
 logger = logging.getLogger(__name__)
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
 
 @dataclasses.dataclass
 class DetectorTrainingArguments(TrainingArguments):
@@ -101,10 +105,10 @@ class DetectorTrainer(Trainer):
 
             def factor(step: int) -> float:
                 if step < warmup:
-                    return step / warmup
+                    return float(step / warmup)
                 return float(self.fitting.lr_step_gamma ** math.floor(step / steps))
 
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)  # type: ignore[arg-type]
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -133,6 +137,8 @@ def train(
     _check_processes(training)
     _check_precision(training)
     checkpoint = _checkpoint_to_resume(training, run)
+    if training.device.type == "cpu":
+        _keep_freed_memory()
     PartialState().wait_for_everyone()  # no process writes before all have looked
     set_seed(training.seed)
     quiet = training.disable_tqdm or not PartialState().is_main_process
@@ -141,7 +147,7 @@ def train(
     if checkpoint is not None:  # Trainer's own resume restores only part of some architectures
         detector = AutoModelForImageClassification.from_pretrained(checkpoint)
     if model.channels_last:
-        detector = detector.to(memory_format=torch.channels_last)
+        detector.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     trainer = _trainer(detector, processor, splits, augmentation, fitting, training)
     if trainer.is_world_process_zero():
         _announce(origin, splits, skipped, run)
@@ -174,6 +180,17 @@ def _check_processes(training: DetectorTrainingArguments) -> None:
 def _check_precision(training: DetectorTrainingArguments) -> None:
     if training.fp16 and training.device.type == "cpu":
         raise InputError("--fp16 needs a GPU; on this CPU train in float32, or try --bf16 true.")
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what each batch frees instead of handing it back and faulting it in again for the next batch.
+
+    Training on a CPU spends much of its time on those page faults; `benchmarks/freed_memory.py` measures how much.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            libc.mallopt(option, 2**31 - 1)
 
 
 def _checkpoint_to_resume(training: DetectorTrainingArguments, run: Path) -> str | None:
@@ -242,7 +259,7 @@ def _announce(origin: str, splits: DatasetDict, skipped: Skipped, run: Path) -> 
 
 def _finish(trainer: DetectorTrainer, processor: BaseImageProcessor, splits: DatasetDict, started: float) -> None:
     """Put the best checkpoint at the root of the run directory and everything measured of it beside it."""
-    run = Path(trainer.args.output_dir)
+    run = Path(str(trainer.args.output_dir))
     best = trainer.state.best_model_checkpoint
     if best is not None:
         weights = AutoModelForImageClassification.from_pretrained(best).state_dict()
@@ -252,7 +269,7 @@ def _finish(trainer: DetectorTrainer, processor: BaseImageProcessor, splits: Dat
         if name in splits:
             rows = splits[name]
             output = trainer.predict(rows.with_transform(ImageTransform(processor)))
-            tables[name] = predictions_table(rows, output.predictions)
+            tables[name] = predictions_table(rows, np.asarray(output.predictions))
     if not trainer.is_world_process_zero():
         return
     _save_detector(trainer, run)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import transformers
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import BaseImageProcessor, BatchFeature
 
 
@@ -36,7 +36,7 @@ def open_rgb(image: Any, timeout: float | None = 30.0) -> Image.Image:
     name = image if isinstance(image, str | os.PathLike) else f"<{type(image).__name__}>"
     if isinstance(image, dict):
         name = image.get("path") or name
-        image = image["bytes"] if image.get("bytes") is not None else image["path"]
+        image = image["bytes"] if image.get("bytes") is not None else image.get("path")
     try:
         if isinstance(image, str) and image.startswith(("http://", "https://")):
             return transformers.image_utils.load_image(image, timeout=timeout)
@@ -53,7 +53,7 @@ def open_rgb(image: Any, timeout: float | None = 30.0) -> Image.Image:
         image.load()
         return _to_eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except Exception as error:  # decoders raise anything from OSError to struct.error on damaged files
-        reason = "not an image, or of an unknown format" if isinstance(error, Image.UnidentifiedImageError) else error
+        reason = "not an image, or of an unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise UnreadableImageError(f"{name}: {reason}") from error
 
 
@@ -113,7 +113,8 @@ def _build_processor(view: dict[str, Any]) -> BaseImageProcessor:
     name = settings.pop("image_processor_type")
     if not name.isidentifier() or "ImageProcessor" not in name or not hasattr(transformers, name):
         raise ValueError(f"preprocessor_config.json: transformers {transformers.__version__} has no {name!r}.")
-    return getattr(transformers, name)(**settings)
+    processor: BaseImageProcessor = getattr(transformers, name)(**settings)
+    return processor
 
 
 EnsembleImageProcessor.register_for_auto_class()

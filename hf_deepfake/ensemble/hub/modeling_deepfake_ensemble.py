@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForImageClassification, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from .configuration_deepfake_ensemble import EnsembleConfig
 from .image_processing_deepfake_ensemble import view_key
@@ -79,7 +79,7 @@ class EnsembleForImageClassification(PreTrainedModel):
 
     config_class = EnsembleConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
 
     def __init__(self, config: EnsembleConfig) -> None:
         super().__init__(config)

@@ -1,6 +1,6 @@
 """`pipeline("deepfake-ensemble")`: verdict, calibrated probability and every member's vote."""
 
-import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from .modeling_deepfake_ensemble import vote
 class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
     """Scores images with an ensemble, or with a single detector as an ensemble of one.
 
-    Takes a path (`str` or `Path`), an `http(s)://` address, encoded bytes, a PIL image, or a list, generator,
-    `Dataset` or `datasets` column of them.
+    Takes a path (`str` or `Path`), an `http(s)://` address, encoded bytes, a PIL image, or a list, generator or torch
+    `Dataset` of them, a `datasets` column, or a `datasets` data set with a column `image`.
 
     Args:
         voting: `soft`, `hard` or `weighted` in place of the stored kind.
@@ -24,9 +24,16 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
             members whose own verdict is the ensemble's) and `members` (each with `name`, `prob_fake`, `weight`, `label`).
     """
 
-    _load_video_processor = False  # else repositories with an `auto_map` prompt for trust
+    _load_video_processor: Any = False  # else repositories with an `auto_map` prompt for trust
 
-    def _sanitize_parameters(
+    @staticmethod
+    def fake_column(id2label: Mapping[int, str]) -> int:
+        """Index of a single detector's logit that means fake; `hf_deepfake` puts its reader of label names here."""
+        if set(id2label.values()) != {"real", "fake"}:
+            raise ValueError(f"the detector's labels must be real and fake; id2label is {dict(id2label)}.")
+        return next(index for index, name in id2label.items() if name == "fake")
+
+    def _sanitize_parameters(  # type: ignore[override]
         self,
         voting: str | None = None,
         threshold: float | None = None,
@@ -41,20 +48,21 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
         given = {"voting": voting, "threshold": threshold, "details": details}
         return preprocess, forward, postprocess | {name: value for name, value in given.items() if value is not None}
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Score one image or many; see the class for what is taken and given."""
-        if isinstance(inputs, os.PathLike):
-            inputs = os.fspath(inputs)
-        elif type(inputs).__module__.startswith("datasets.") and type(inputs).__name__ == "Column":
-            inputs = list(inputs)
+        if type(inputs).__module__.startswith("datasets."):
+            column = inputs["image"] if type(inputs).__name__.endswith("Dataset") else inputs
+            images: Any = (image for image in column)  # decoded batch by batch; a list would hold all of them
+            return list(super().__call__(images, **kwargs))
         return super().__call__(inputs, **kwargs)
 
-    def preprocess(self, image: Any, timeout: float | None = 30.0) -> Any:
+    def preprocess(self, image: Any, timeout: float | None = 30.0) -> Any:  # type: ignore[override]
         """Views of one image, decoded once."""
-        views = self.image_processor(images=[open_rgb(image, timeout=timeout)], return_tensors="pt")
+        processor: Any = self.image_processor
+        views = processor(images=[open_rgb(image, timeout=timeout)], return_tensors="pt")
         return views.to(self.dtype)
 
-    def postprocess(
+    def postprocess(  # type: ignore[override]
         self,
         model_outputs: Any,
         voting: str | None = None,
@@ -64,23 +72,22 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
         **kwargs: Any,
     ) -> Any:
         """Votes of one image in the format asked for."""
-        config = self.model.config
+        config: Any = self.model.config
         member_logits = model_outputs.get("member_logits")
         if member_logits is None:  # a single detector
-            fake = next(index for index, name in config.id2label.items() if name == "fake")
             logits = model_outputs["logits"].float()
-            member_logits = (logits if fake == 1 else logits.flip(-1))[:, None]
+            member_logits = (logits if self.fake_column(config.id2label) == 1 else logits.flip(-1))[:, None]
         settings = {
             "temperatures": getattr(config, "temperatures", [1.0]),
             "weights": getattr(config, "weights", [1.0]),
             "member_thresholds": getattr(config, "member_thresholds", [0.5]),
         }
-        voting = voting or getattr(config, "voting", "soft")
-        prob_fake = float(vote(member_logits, voting=voting, **settings)[0])
+        kind: str = voting if voting is not None else getattr(config, "voting", "soft")
+        prob_fake = float(vote(member_logits, voting=kind, **settings)[0])
         if not details:
-            scores = [{"label": "real", "score": 1 - prob_fake}, {"label": "fake", "score": prob_fake}]
-            return sorted(scores, key=lambda score: score["score"], reverse=True)[:top_k]
-        threshold = threshold if threshold is not None else getattr(config, "thresholds", {}).get(voting, 0.5)
+            real, fake = {"label": "real", "score": 1 - prob_fake}, {"label": "fake", "score": prob_fake}
+            return ([fake, real] if prob_fake > 0.5 else [real, fake])[:top_k]
+        threshold = threshold if threshold is not None else getattr(config, "thresholds", {}).get(kind, 0.5)
         label = "fake" if prob_fake >= threshold else "real"
         temperatures = torch.tensor(settings["temperatures"])
         member_probs = (member_logits[0] / temperatures[:, None]).softmax(-1)[:, 1].tolist()
@@ -103,7 +110,7 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
             "label": label,
             "prob_fake": prob_fake,
             "threshold": threshold,
-            "voting": voting,
+            "voting": kind,
             "agreement": sum(member["label"] == label for member in members) / len(members),
             "members": members,
         }

@@ -1,0 +1,164 @@
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from hf_deepfake import InputError
+from hf_deepfake.ensemble.fitting import fit_ensemble, member_logits
+from hf_deepfake.ensemble.hub.configuration_deepfake_ensemble import VOTINGS
+
+LABELS = np.array([0, 0, 1, 1])
+
+
+def logits_of(*members: list[float]) -> NDArray[np.float64]:
+    """Logits of shape `(images, members, 2)` from each member's probabilities of fake."""
+    prob_fake = np.array(members).T
+    return np.log(np.stack([1 - prob_fake, prob_fake], axis=-1))
+
+
+def draw_members(noises: list[float], images: int = 400, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Members whose margins are the truth plus noise of their own."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, images)
+    margins = (2 * labels - 1)[:, None] + generator.normal(0, noises, (images, len(noises)))
+    return np.stack([np.zeros_like(margins), margins], axis=-1), labels
+
+
+def log_loss(prob_fake: NDArray[Any], labels: NDArray[Any]) -> float:
+    return float(-np.log(np.where(labels == 1, prob_fake, 1 - prob_fake)).mean())
+
+
+@pytest.mark.parametrize("noises", [[1, 1, 1], [0.5, 1, 4], [0.3, 3]])
+def test_log_loss_weights_are_no_worse_than_equal_ones_and_no_worse_than_any_member(noises: list[float]) -> None:
+    logits, labels = draw_members(noises)
+    fit = fit_ensemble(logits, labels, weighting="logloss")
+    assert sum(fit.weights) == pytest.approx(1)
+    fitted = log_loss(fit.prob_fake(logits, "weighted"), labels)
+    assert fitted <= log_loss(fit.prob_fake(logits, "soft"), labels) + 1e-9
+    for member, temperature in enumerate(fit.temperatures):
+        alone = expit(np.diff(logits[:, member], axis=-1)[:, 0] / temperature)
+        assert fitted <= log_loss(alone, labels) + 1e-6
+
+
+def test_log_loss_weights_solve_the_case_of_two_members_by_hand() -> None:
+    """Of the truth, one member gives 0.9 and 0.1 and the other 0.4 twice: p = (1 - w) 0.4 + w (0.9 or 0.1).
+
+    The product (0.4 + 0.5 w)(0.4 - 0.3 w) is largest where 0.08 = 0.3 w.
+    """
+    logits = logits_of([0.1, 0.9, 0.9, 0.1], [0.6, 0.6, 0.4, 0.4])
+    fit = fit_ensemble(logits, LABELS, weighting="logloss", calibration="none")
+    assert fit.weights == pytest.approx([4 / 15, 11 / 15], abs=1e-3)
+
+
+def test_a_member_that_is_always_better_gets_all_of_the_weight() -> None:
+    logits = logits_of([0.1, 0.1, 0.9, 0.9], [0.3, 0.3, 0.7, 0.7])
+    fit = fit_ensemble(logits, LABELS, weighting="logloss", calibration="none")
+    assert fit.weights == [1, 0]
+    assert fit.prob_fake(logits, "weighted") == pytest.approx([0.1, 0.1, 0.9, 0.9])
+
+
+def test_metric_weights_are_how_far_each_ranking_is_above_chance() -> None:
+    """ROC AUC 1, 0.75 and 0: half, a quarter and nothing above chance."""
+    logits = logits_of([0.1, 0.2, 0.8, 0.9], [0.1, 0.6, 0.4, 0.9], [0.9, 0.8, 0.2, 0.1])
+    assert fit_ensemble(logits, LABELS, weighting="metric").weights == pytest.approx([2 / 3, 1 / 3, 0])
+
+
+def test_metric_weights_need_a_member_above_chance() -> None:
+    with pytest.raises(InputError, match="no member ranks validation images better than chance"):
+        fit_ensemble(logits_of([0.9, 0.8, 0.2, 0.1]), LABELS, weighting="metric")
+
+
+def test_manual_weights_are_taken_and_scaled_to_one() -> None:
+    logits = logits_of([0.1, 0.2, 0.8, 0.9], [0.3, 0.4, 0.5, 0.6])
+    fit = fit_ensemble(logits, LABELS, weighting="manual", weights=[3, 1], calibration="none")
+    assert fit.weights == [0.75, 0.25]
+    assert fit.prob_fake(logits, "weighted")[0] == pytest.approx(0.75 * 0.1 + 0.25 * 0.3)
+
+
+@pytest.mark.parametrize("weights", [None, [1.0], [1.0, -0.5], [0.0, 0.0]])
+def test_manual_weights_that_do_not_fit_are_refused(weights: list[float] | None) -> None:
+    with pytest.raises(InputError) as refusal:
+        fit_ensemble(logits_of([0.1] * 4, [0.2] * 4), LABELS, weighting="manual", weights=weights)
+    assert f"--weights {weights or []}: manual weighting needs 2 weights" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"weights": [1, 1]}, "--weights goes with --weighting manual"),
+        ({"weighting": "best"}, "--weighting best: must be one of metric, logloss, manual"),
+        ({"calibration": "platt"}, "--calibration platt: must be temperature or none"),
+        ({"voting": "median"}, "--voting median: must be one of soft, hard, weighted"),
+        ({"threshold": "0.3"}, "--threshold 0.3: must be fixed"),
+    ],
+)
+def test_unknown_choices_are_refused(choices: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fit_ensemble(logits_of([0.1, 0.2, 0.8, 0.9], [0.3, 0.4, 0.5, 0.6]), LABELS, **choices)
+
+
+def test_images_of_one_class_are_refused() -> None:
+    with pytest.raises(InputError, match="these 3 are all of one class"):
+        fit_ensemble(logits_of([0.1, 0.2, 0.3]), np.zeros(3, dtype=np.int64))
+
+
+def test_each_member_gets_back_the_temperature_that_its_logits_were_multiplied_by() -> None:
+    generator = np.random.default_rng(0)
+    margins = generator.normal(0, 2, 20000)
+    labels = (generator.random(20000) < expit(margins)).astype(np.int64)
+    one = np.stack([np.zeros_like(margins), margins], axis=-1)
+    fit = fit_ensemble(np.stack([one, one * 4], axis=1), labels)
+    assert fit.temperatures == pytest.approx([1, 4], rel=0.05)
+    np.testing.assert_allclose(fit.prob_fake(np.stack([one, one * 4], axis=1)), expit(margins), atol=0.01)
+
+
+def test_without_calibration_every_temperature_is_one() -> None:
+    logits, labels = draw_members([1, 2])
+    assert fit_ensemble(logits, labels, calibration="none").temperatures == [1, 1]
+
+
+@pytest.mark.parametrize(("purpose", "most"), [("fpr=0.02", 0.02), ("fpr=0.2", 0.2)])
+def test_the_threshold_of_each_vote_is_fitted_on_that_vote(purpose: str, most: float) -> None:
+    logits, labels = draw_members([0.8, 1, 3])
+    fit = fit_ensemble(logits, labels, threshold=purpose)
+    for voting in ("soft", "weighted"):
+        verdicts = fit.prob_fake(logits, voting) >= fit.thresholds[voting]
+        assert verdicts[labels == 0].mean() == pytest.approx(most, abs=1 / (labels == 0).sum())
+    assert fit.thresholds["hard"] == 0.5
+    assert set(fit.thresholds) == set(VOTINGS)
+
+
+def test_a_fixed_threshold_is_one_half_for_members_and_votes() -> None:
+    logits, labels = draw_members([0.8, 1])
+    fit = fit_ensemble(logits, labels, threshold="fixed")
+    assert fit.member_thresholds == [0.5, 0.5]
+    assert set(fit.thresholds.values()) == {0.5}
+
+
+def predictions(images: list[str], labels: list[int]) -> pd.DataFrame:
+    zeros = [0.0] * len(images)
+    return pd.DataFrame({"image": images, "label": labels, "logit_real": zeros, "logit_fake": zeros})
+
+
+def test_members_are_stacked_in_their_order() -> None:
+    first, second = predictions(["a", "b"], [0, 1]), predictions(["a", "b"], [0, 1])
+    second["logit_fake"] = [1.0, 2.0]
+    logits, labels = member_logits({"first": first, "second": second})
+    assert logits.tolist() == [[[0, 0], [0, 1]], [[0, 0], [0, 2]]]
+    assert labels.tolist() == [0, 1]
+
+
+def test_members_that_were_scored_on_different_rows_are_refused() -> None:
+    tables = {"vit": predictions(["a", "b"], [0, 1]), "swin": predictions(["a", "c"], [0, 1])}
+    with pytest.raises(InputError, match=r"swin and vit .* row 1 is c \(label 1\) in one and b \(label 1\) in"):
+        member_logits(tables)
+    with pytest.raises(InputError, match=r"row 0 is a \(label 1\) in one and a \(label 0\) in the other"):
+        member_logits({"vit": predictions(["a"], [0]), "swin": predictions(["a"], [1])})
+
+
+def test_members_that_were_scored_on_different_numbers_of_images_are_refused() -> None:
+    with pytest.raises(InputError, match="swin was scored on 1 images and vit on 2"):
+        member_logits({"vit": predictions(["a", "b"], [0, 1]), "swin": predictions(["a"], [0])})

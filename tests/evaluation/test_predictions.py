@@ -1,0 +1,101 @@
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import draw_image
+from datasets import Dataset
+from transformers import ViTForImageClassification, ViTImageProcessor
+
+from hf_deepfake import InputError
+from hf_deepfake.evaluation.predictions import load_predictions, predictions_table, save_predictions, score_images
+
+
+def rows(**columns: Any) -> Dataset:
+    return Dataset.from_dict({"file": ["b.png", "a.png"], "label": [1, 0], **columns})
+
+
+def test_the_table_has_the_columns_of_the_contract_in_data_order() -> None:
+    table = predictions_table(rows(source=["sdxl", "phone"], group=["1", "2"]), np.array([[0, np.log(3)], [0, 0]]))
+    assert list(table) == ["image", "label", "prob_fake", "logit_real", "logit_fake", "source", "group"]
+    assert table["image"].tolist() == ["b.png", "a.png"]
+    assert table["prob_fake"].tolist() == pytest.approx([0.75, 0.5])
+
+
+def test_source_group_and_label_are_left_out_where_they_are_not_known() -> None:
+    table = predictions_table(rows().remove_columns("label"), np.zeros((2, 2)))
+    assert list(table) == ["image", "prob_fake", "logit_real", "logit_fake"]
+
+
+def test_large_logits_give_probabilities_without_overflow() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = predictions_table(rows(), np.array([[2000.0, -2000.0], [-2000.0, 2000.0]], dtype=np.float32))
+    assert table["prob_fake"].tolist() == [0, 1]
+
+
+def test_probabilities_are_the_softmax_of_the_logits() -> None:
+    logits = np.random.default_rng(0).normal(0, 5, (2, 2))
+    expected = torch.from_numpy(logits).softmax(-1)[:, 1].numpy()
+    np.testing.assert_allclose(predictions_table(rows(), logits)["prob_fake"], expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_that_diverged_is_refused_with_its_first_image(value: float) -> None:
+    with pytest.raises(InputError, match=rf"a\.png: the model gives \[{value}"):
+        predictions_table(rows(), np.array([[0, 0], [value, 0]]))
+
+
+def test_a_saved_table_is_read_back_as_it_was(tmp_path: Path) -> None:
+    table = predictions_table(rows(group=["1", "2"]), np.random.default_rng(0).normal(size=(2, 2)))
+    save_predictions(table, tmp_path / "predictions" / "test.parquet")
+    pd.testing.assert_frame_equal(load_predictions(tmp_path / "predictions" / "test.parquet"), table)
+    assert [file.name for file in (tmp_path / "predictions").iterdir()] == ["test.parquet"]
+
+
+def test_tables_that_are_missing_damaged_or_of_something_else_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.parquet: no such table of predictions"):
+        load_predictions(tmp_path / "none.parquet")
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match=r"damaged\.parquet: cannot be read as Parquet"):
+        load_predictions(tmp_path / "damaged.parquet")
+    pd.DataFrame({"image": ["a.png"], "prob_fake": [0.5]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(InputError, match=r"columns \['label', 'logit_real', 'logit_fake'\] are missing"):
+        load_predictions(tmp_path / "other.parquet")
+
+
+def test_an_unreadable_image_costs_its_row_and_not_the_run(tiny_vit: ViTForImageClassification) -> None:
+    processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    images = [draw_image(0, 0), b"no image", "missing.png", draw_image(1, 1), b"no image either"]
+    indices, logits, errors = [], [], {}
+    for scored, scores, wrong in score_images(tiny_vit, processor, images, batch_size=2):
+        indices += scored
+        logits.append(scores)
+        errors |= wrong
+    assert indices == [0, 3]
+    assert set(errors) == {1, 2, 4}
+    assert errors[2] == "missing.png: no such file"
+    with torch.inference_mode():
+        expected = [tiny_vit(**processor([images[index]], return_tensors="pt")).logits[0] for index in indices]
+    np.testing.assert_allclose(np.concatenate(logits), torch.stack(expected), atol=1e-6)
+
+
+def test_columns_are_real_and_fake_also_where_the_model_has_them_reversed(tiny_vit: ViTForImageClassification) -> None:
+    processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    images = [draw_image(0, 0), draw_image(1, 1)]
+    ((_, kept, _),) = score_images(tiny_vit, processor, images, fake_column=1)
+    ((_, turned, _),) = score_images(tiny_vit, processor, images, fake_column=0)
+    np.testing.assert_array_equal(kept, turned[:, ::-1])
+
+
+def test_the_number_of_processes_does_not_change_the_scores(tiny_vit: ViTForImageClassification) -> None:
+    processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    images = [draw_image(0, seed) for seed in range(3)]
+    alone, shared = (
+        np.concatenate([logits for _, logits, _ in score_images(tiny_vit, processor, images, num_workers=workers)])
+        for workers in (0, 1)
+    )
+    np.testing.assert_array_equal(alone, shared)

@@ -1,0 +1,171 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import draw_folder, draw_image, save_tiny_vit
+from datasets import Dataset, Image
+from transformers import pipeline
+
+from hf_deepfake import InputError, cli, predict
+from hf_deepfake.ensemble.building import assemble
+from hf_deepfake.ensemble.fitting import Fit
+
+COLUMNS = ["image", "prob_fake", "label", "error"]
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory: pytest.TempPathFactory, runs: list[Path]) -> Path:
+    """Three members, threshold 0.45."""
+    folder = tmp_path_factory.mktemp("predict") / "ensemble"
+    thresholds = {"soft": 0.45, "hard": 0.5, "weighted": 0.5}
+    fit = Fit("soft", [1.0, 3.0, 9.0], [1.0] * 3, [0.5] * 3, thresholds)
+    for part in assemble(runs, [run.name for run in runs], fit):
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Five readable images of different sizes."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for seed, size in enumerate((40, 64, 90, 33, 50)):
+        draw_image(seed % 2, seed, size).save(folder / f"{seed}.png")
+    return sorted(folder.iterdir())
+
+
+def run(*flags: object) -> int:
+    return cli.main(["predict", *map(str, flags)])
+
+
+def test_probabilities_and_verdicts_are_those_of_the_pipeline(ensemble: Path, files: list[Path]) -> None:
+    table = predict(str(ensemble), files, batch_size=2)
+    assert list(table) == COLUMNS
+    assert table["image"].tolist() == list(map(str, files))
+    assert table["error"].isna().all()
+    expected = pipeline("deepfake-ensemble", model=str(ensemble))(files, details=True)
+    assert table["prob_fake"].tolist() == pytest.approx([output["prob_fake"] for output in expected], abs=1e-6)
+    assert table["label"].tolist() == [output["label"] for output in expected]
+
+
+def test_a_folder_a_table_and_files_are_scored_in_the_order_given(
+    ensemble: Path, files: list[Path], tmp_path: Path
+) -> None:
+    folder = files[0].parent
+    listed = [files[3].name, files[1].name]
+    pd.DataFrame({"file_name": listed}).to_csv(tmp_path / "list.csv", index=False)
+    table = predict(str(ensemble), [folder, tmp_path / "list.csv", files[4]], image_root=str(folder))
+    assert [Path(image).name for image in table["image"]] == [*(file.name for file in files), *listed, files[4].name]
+    by_name = predict(str(ensemble), files).set_index("image")["prob_fake"]
+    assert table["prob_fake"].tolist() == pytest.approx(by_name[table["image"]].tolist(), abs=1e-6)
+
+
+def test_folders_that_look_like_splits_and_labels_are_scored_whole(ensemble: Path, tmp_path: Path) -> None:
+    draw_folder(tmp_path / "data" / "train", 1)
+    draw_folder(tmp_path / "data" / "test", 1)
+    draw_image(0, 0).save(tmp_path / "data" / "loose.png")
+    table = predict(str(ensemble), [tmp_path / "data"])
+    assert sorted(Path(image).relative_to(tmp_path / "data").as_posix() for image in table["image"]) == [
+        "loose.png",
+        "test/fake/000.png",
+        "test/real/000.png",
+        "train/fake/000.png",
+        "train/real/000.png",
+    ]
+    assert table["prob_fake"].notna().all()
+
+
+def test_a_data_set_that_holds_its_images_is_scored(ensemble: Path, files: list[Path], tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"image": [{"bytes": file.read_bytes(), "path": None} for file in files]})
+    rows.cast_column("image", Image()).save_to_disk(tmp_path / "saved")
+    table = predict(str(ensemble), [tmp_path / "saved"])
+    assert table["image"].tolist() == [f"all/{index}" for index in range(5)]
+    assert table["prob_fake"].tolist() == pytest.approx(predict(str(ensemble), files)["prob_fake"].tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_the_table_is_written_with_its_errors_and_exit_status_1(
+    ensemble: Path, files: list[Path], tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files[1].write_text("no image")
+    output = tmp_path / "out" / f"scores{suffix}"
+    assert run("--model", ensemble, files[0].parent, tmp_path / "images" / "4.png", "--output", output) == 1
+    read = {".csv": pd.read_csv, ".jsonl": lambda path: pd.read_json(path, lines=True), ".parquet": pd.read_parquet}
+    table = read[suffix](output)
+    assert list(table) == COLUMNS
+    assert len(table) == 6
+    failed = table[table["error"].notna()]
+    assert [Path(image).name for image in failed["image"]] == ["1.png"]
+    assert failed["prob_fake"].isna().all()
+    assert failed["label"].isna().all()
+    assert failed["error"].iloc[0].endswith("1.png: not an image, or of an unknown format")
+    assert table.drop(index=failed.index)["prob_fake"].between(0, 1).all()
+    printed = capsys.readouterr()
+    assert f"wrote {output} (6 images, 1 unreadable)" in printed.out
+    assert "unreadable: " in printed.err
+    assert [file.name for file in output.parent.iterdir()] == [output.name]
+
+
+def test_without_an_output_each_image_is_one_line(
+    ensemble: Path, files: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--model", ensemble, *files[:2]) == 0
+    table = predict(str(ensemble), files[:2])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{row.prob_fake:.3f}  {row.label}  {row.image}" for row in table.itertuples()]
+
+
+def test_unreadable_images_alone_are_a_table_of_errors(
+    ensemble: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    assert run("--model", ensemble, tmp_path / "text.jpg") == 1
+    assert capsys.readouterr().out == f"unreadable  {tmp_path / 'text.jpg'}\n"
+
+
+def test_a_table_that_names_missing_files_lists_them(ensemble: Path, files: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "images" / "list.csv").write_text("img_name,target\n0.png,1\nnone.png,0\n")
+    table = predict(str(ensemble), [tmp_path / "images" / "list.csv"])
+    assert table["prob_fake"].notna().tolist() == [True, False]
+    assert table["error"][1] == f"{tmp_path / 'images' / 'none.png'}: no such file"
+
+
+def test_the_threshold_decides_the_verdict_and_not_the_probability(ensemble: Path, files: list[Path]) -> None:
+    own, strict, lax = (predict(str(ensemble), files, threshold=threshold) for threshold in (None, 1.0, 0.0))
+    assert strict["prob_fake"].tolist() == own["prob_fake"].tolist()
+    assert own["label"].tolist() == ["fake" if prob >= 0.45 else "real" for prob in own["prob_fake"]]
+    assert set(lax["label"]) == {"fake"}
+    assert set(strict["label"]) == {"real"}
+
+
+def test_a_single_detector_with_labels_that_do_not_tell_needs_the_one_that_means_fake(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detector = save_tiny_vit(tmp_path / "vit")
+    straight = predict(str(detector), files)
+    config = (detector / "config.json").read_text()
+    (detector / "config.json").write_text(config.replace('"real"', '"LABEL_0"').replace('"fake"', '"LABEL_1"'))
+    with pytest.raises(InputError, match=r"vit: cannot tell which label means fake.*--fake_label"):
+        predict(str(detector), files)
+    told, turned = (predict(str(detector), files, fake_label=name) for name in ("LABEL_1", "LABEL_0"))
+    assert told["prob_fake"].tolist() == straight["prob_fake"].tolist()
+    assert turned["prob_fake"].tolist() == pytest.approx((1 - straight["prob_fake"]).tolist(), abs=1e-6)
+
+
+def test_wrong_input_is_one_line_and_exit_status_2(
+    ensemble: Path, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for flags, message in (
+        ([files[0], tmp_path / "none.png"], "none.png: no such image, folder or table"),
+        ([tmp_path / "empty"], "empty: no images and no table found"),
+        ([files[0], "--output", tmp_path / "scores.xlsx"], "scores.xlsx: writes .csv, .jsonl, .parquet; found .xlsx"),
+        ([files[0], "--output", tmp_path / "scores"], "scores: writes .csv, .jsonl, .parquet; found no suffix"),
+        ([files[0], "--threshold", "1.5"], "--threshold 1.5: must be between 0 and 1"),
+    ):
+        assert run("--model", ensemble, *flags) == 2
+        printed = capsys.readouterr().err.strip()
+        assert message in printed
+        assert "\n" not in printed
+    assert run("--model", tmp_path / "none", files[0]) == 2
+    assert "none: cannot be loaded" in capsys.readouterr().err
