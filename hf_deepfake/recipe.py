@@ -119,7 +119,8 @@ def parse_recipe(dataclass_types: Sequence[Any], argv: Sequence[str], program: s
     """Fill dataclasses from `--config RECIPE.yaml` and flags; a flag overrides the recipe's key.
 
     Raises:
-        InputError: If the recipe is missing, no flat mapping, or has a key that is no field; or if a flag is none.
+        InputError: If the recipe is missing, no flat mapping, or has a key that is no field; if a flag is none; or if
+            values do not go together.
     """
     from transformers import HfArgumentParser
 
@@ -132,9 +133,12 @@ def parse_recipe(dataclass_types: Sequence[Any], argv: Sequence[str], program: s
     config, flags = config_parser.parse_known_args(argv)
     known = {field.name for dtype in dataclass_types for field in dataclasses.fields(dtype) if field.init}
     arguments = (_recipe_flags(config.config, known) if config.config else []) + flags
-    *filled, unknown = parser.parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True, look_for_args_file=False
-    )
+    try:
+        *filled, unknown = parser.parse_args_into_dataclasses(
+            arguments, return_remaining_strings=True, look_for_args_file=False
+        )
+    except ValueError as error:  # Trainer's arguments check themselves and each other
+        raise InputError(f"{program}: {error}") from error
     if unknown:
         flags = [word for word in unknown if word.startswith("--")]
         raise InputError(f"{program}: unknown flags {unknown}.{_near(flags, [f'--{name}' for name in known])}")

@@ -2,7 +2,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import draw_folder
 from transformers import pipeline
 
 from hf_deepfake import cli, demo
@@ -47,9 +46,8 @@ def test_the_demo_goes_all_the_way_and_run_again_says_what_exists(
 
 
 def test_a_demo_of_other_images_is_not_mixed_in(image_folder: Path, tmp_path: Path, capsys: Any) -> None:
-    output_dir = tmp_path / "demo"
-    assert cli.main(["demo", "--data", str(image_folder), "--output_dir", str(output_dir)]) == 0
-    other = draw_folder(tmp_path / "other", 12)
-    assert cli.main(["demo", "--data", str(other), "--output_dir", str(output_dir)]) == 2
-    error = capsys.readouterr().err
-    assert f"was trained on {image_folder}, not on {other}" in error
+    run = tmp_path / "demo" / "resnet"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text("dataset_name: elsewhere\n")
+    assert cli.main(["demo", "--data", str(image_folder), "--output_dir", str(tmp_path / "demo")]) == 2
+    assert f"{run}: was trained on elsewhere, not on {image_folder}" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def plot_benchmark(table: pd.DataFrame, name: str, folder: Path, threshold: floa
         histogram.hist(prob_fake[labels == label], bins, alpha=0.6, color=color, label=NAMES[label])
     histogram.axvline(threshold, color="black", linestyle="--", linewidth=1, label="threshold")
     histogram.set(title="Scores", xlabel="probability of fake", ylabel="images")
-    histogram.legend()
+    histogram.legend(loc="upper center")
     _draw_reliability(reliability, labels, prob_fake)
     _save(figure, folder / f"scores_{name}.png")
 

@@ -35,9 +35,10 @@ def metrics_table(rows: dict[str, dict[str, Any]], first_column: str, title: str
     table = Table(title=title, caption="below each value its 95 % bootstrap interval")
     table.add_column(first_column, overflow="fold")
     for metric in TERMINAL_COLUMNS:
-        table.add_column(COLUMNS[metric], justify="right", no_wrap=True)
+        table.add_column(COLUMNS[metric].replace(" ", "\n"), justify="right", no_wrap=True)
     for name, metrics in rows.items():
-        table.add_row(name, *(format_metric(metrics, metric).replace(" [", "\n[") for metric in TERMINAL_COLUMNS))
+        cells = (format_metric(metrics, metric) for metric in TERMINAL_COLUMNS)
+        table.add_row(name, *(cell.replace(" [", "\n").replace(", ", "-").rstrip("]") for cell in cells))
     return table
 
 

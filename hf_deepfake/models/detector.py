@@ -51,9 +51,13 @@ def new_detector(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageP
             + (f" Close timm names: {', '.join(near)}." if near else "")
         )
     if isinstance(detector, TimmWrapperForImageClassification):
-        config = detector.config
-        return detector, TimmWrapperImageProcessor(config.pretrained_cfg, config.architecture), origin
+        return detector, _timm_processor(detector.config), origin
     return detector, _resized_processor(arguments, detector), origin
+
+
+def _timm_processor(config: Any) -> TimmWrapperImageProcessor:
+    """The processor that a timm checkpoint's own configuration holds."""
+    return TimmWrapperImageProcessor(config.pretrained_cfg, config.architecture)
 
 
 def _from_timm(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
@@ -186,6 +190,8 @@ def load_detector(
     fake = labels.fake_column(config.id2label, fake_label, source=name_or_path)
     try:
         model = AutoModelForImageClassification.from_pretrained(name_or_path, revision=revision or "main")
+        if isinstance(model, TimmWrapperForImageClassification):
+            return model.eval(), _timm_processor(model.config), fake
         processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision or "main")
     except Exception as error:
         raise InputError(f"{name_or_path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error

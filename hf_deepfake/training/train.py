@@ -134,6 +134,7 @@ def train(
     """
     started = time.monotonic()
     run = _run_directory(training)
+    _check_selection(training)
     _check_processes(training)
     _check_precision(training)
     checkpoint = _checkpoint_to_resume(training, run)
@@ -166,6 +167,13 @@ def _run_directory(training: DetectorTrainingArguments) -> Path:
             "Choose another --output_dir, or go on with that run: --resume_from_checkpoint true."
         )
     return run
+
+
+def _check_selection(training: DetectorTrainingArguments) -> None:
+    if training.metric_for_best_model is None or "no" in (training.eval_strategy, training.save_strategy):
+        raise InputError(
+            "--metric_for_best_model, --eval_strategy and --save_strategy are needed: they pick the checkpoint to keep."
+        )
 
 
 def _check_processes(training: DetectorTrainingArguments) -> None:
@@ -212,10 +220,6 @@ def _trainer(
     fitting: FittingArguments,
     training: DetectorTrainingArguments,
 ) -> DetectorTrainer:
-    if training.metric_for_best_model is None or training.eval_strategy == "no":
-        raise InputError(
-            "--metric_for_best_model and --eval_strategy are needed: they pick the checkpoint that is kept."
-        )
     if training.greater_is_better is None:
         metric = training.metric_for_best_model.removeprefix("eval_").removeprefix("validation_")
         training.greater_is_better = metric not in LOWER_IS_BETTER and not metric.endswith("loss")
@@ -261,7 +265,9 @@ def _finish(trainer: DetectorTrainer, processor: BaseImageProcessor, splits: Dat
     """Put the best checkpoint at the root of the run directory and everything measured of it beside it."""
     run = Path(str(trainer.args.output_dir))
     best = trainer.state.best_model_checkpoint
-    if best is not None:
+    if best is None:
+        logger.warning("validation never took place before the end, so the last weights are kept")
+    else:
         weights = AutoModelForImageClassification.from_pretrained(best).state_dict()
         trainer.accelerator.unwrap_model(trainer.model).load_state_dict(weights)
     tables = {}

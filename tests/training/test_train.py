@@ -244,6 +244,11 @@ def test_half_precision_is_refused_on_a_cpu(image_folder: Path, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+def test_flags_of_trainer_that_do_not_go_together_are_refused(image_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="test: At most one of fp16 and bf16 can be True"):
+        arguments(image_folder, tmp_path / "run", fp16=True, bf16=True)
+
+
 def test_a_checkpoint_to_resume_must_exist(image_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--resume_from_checkpoint nowhere: no such checkpoint folder"):
         train(*arguments(image_folder, tmp_path / "run", resume_from_checkpoint="nowhere"))
@@ -259,7 +264,7 @@ def test_processes_that_do_not_find_each_other_are_refused(
 
 
 def test_a_metric_picks_the_checkpoint(image_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--metric_for_best_model and --eval_strategy are needed"):
+    with pytest.raises(InputError, match="--metric_for_best_model, --eval_strategy and --save_strategy are needed"):
         train(*arguments(image_folder, tmp_path / "run", eval_strategy="no", save_strategy="no"))
 
 
