@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; a training goes on with --resume_from_checkpoint true, the demo by itself", file=sys.stderr)
+        print(
+            "interrupted; a training goes on with --resume_from_checkpoint true, the demo by itself", file=sys.stderr
+        )
         return 130
     return status
 

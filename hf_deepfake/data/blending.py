@@ -12,8 +12,9 @@ def self_blend(image: Image.Image, generator: np.random.Generator) -> tuple[Imag
 
     After Shiohara and Yamasaki, Detecting Deepfakes with Self-Blended Images, CVPR 2022, section 3.2: one of two
     copies is changed in colour, sharpness or compression, the source is moved and resized a little, and it is blended
-    into the target through a soft mask at a random ratio (their equation 1). Where they take the hull of a
-    face's landmarks, this takes a random hull in the middle of the image, so that it works on any photograph.
+    into the target through a soft mask at a random ratio (their equation 1; their smallest ratio, 0.25, is left out).
+    Where they take the hull of a face's landmarks, this takes a random hull in the middle of the image, so that it
+    works on any photograph.
 
     Args:
         image: Mode RGB.
@@ -29,7 +30,7 @@ def self_blend(image: Image.Image, generator: np.random.Generator) -> tuple[Imag
         target = change_look(target, generator)
     source = _move(source, generator)
     mask = _hull_mask(image.size, generator)
-    ratio = generator.choice([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+    ratio = generator.choice([0.5, 0.75, 1.0, 1.0, 1.0])
     mask = mask.point([round(value * ratio) for value in range(256)])
     return Image.composite(source, target, mask), mask
 
@@ -38,10 +39,10 @@ def change_look(image: Image.Image, generator: np.random.Generator) -> Image.Ima
     """Stretch and shift the colours (a grey image stays grey), then blur, sharpen or compress."""
     pixels = np.asarray(image, dtype=np.float64)
     mean = pixels.mean()
-    shift = generator.uniform(-15, 15, size=3)
+    shift = generator.uniform(-20, 20, size=3)
     if (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all():
         shift[:] = shift[0]
-    pixels = (pixels - mean) * generator.uniform(0.85, 1.15) + mean + shift
+    pixels = (pixels - mean) * generator.uniform(0.75, 1.25) + mean + shift
     changed = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     way = generator.integers(3)
     if way == 0:

@@ -68,7 +68,7 @@ def plot_benchmark(table: pd.DataFrame, name: str, folder: Path, threshold: floa
         histogram.hist(prob_fake[labels == label], bins, alpha=0.6, color=color, label=NAMES[label])
     histogram.axvline(threshold, color="black", linestyle="--", linewidth=1, label="threshold")
     histogram.set(title="Scores", xlabel="probability of fake", ylabel="images")
-    histogram.legend(loc="upper center")
+    histogram.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)  # below, where it hides no bar
     _draw_reliability(reliability, labels, prob_fake)
     _save(figure, folder / f"scores_{name}.png")
 

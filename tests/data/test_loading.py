@@ -13,7 +13,7 @@ import pytest
 from conftest import draw_image
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
-from hf_deepfake.data import loading
+from hf_deepfake.data import tables
 from hf_deepfake.data.checking import drop_unreadable
 from hf_deepfake.data.loading import load_data, load_splits
 from hf_deepfake.errors import InputError
@@ -483,7 +483,7 @@ def test_a_hub_id_is_loaded_with_its_configuration_and_revision(
         rows = hub_rows(tmp_path, ["fake", "real"], source=["camera", "sdxl"])
         return DatasetDict(train=rows, test=rows, empty=rows.select([]))
 
-    monkeypatch.setattr(loading, "load_dataset", fake_hub)
+    monkeypatch.setattr(tables, "load_dataset", fake_hub)
     data = DataArguments("user/faces", dataset_config_name="small", dataset_revision="abc")
     splits = load_data(data)
     assert asked == [(("user/faces", "small"), {"revision": "abc"})]
@@ -501,7 +501,7 @@ def test_a_hub_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest.Monk
     def fail(*_: Any, **__: Any) -> None:
         raise ConnectionError
 
-    monkeypatch.setattr(loading, "load_dataset", fail)
+    monkeypatch.setattr(tables, "load_dataset", fail)
     with pytest.raises(InputError, match=r"the Hub did not give it: ConnectionError"):
         load_data(DataArguments("user/none"))
 
