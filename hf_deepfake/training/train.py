@@ -221,7 +221,7 @@ def _trainer(
     training: DetectorTrainingArguments,
 ) -> DetectorTrainer:
     if training.greater_is_better is None:
-        metric = training.metric_for_best_model.removeprefix("eval_").removeprefix("validation_")
+        metric = str(training.metric_for_best_model).removeprefix("eval_").removeprefix("validation_")
         training.greater_is_better = metric not in LOWER_IS_BETTER and not metric.endswith("loss")
     if training.device.type == "cpu":
         training.dataloader_pin_memory = False
