@@ -1,9 +1,9 @@
 """Train three members on photographs and StyleGAN faces, vote them, and store the figures that the README prints.
 
-python benchmarks/faces140k.py --data DIR --output_dir runs/faces140k
+python benchmarks/faces140k.py --data DIR [--unseen NAME=DATA…] [--image_root DIR] --output_dir runs/faces140k
 
 DIR is an image folder with `train` and `validation`, each with `real` and `fake`. The commands that it runs, one after
-the other, are those of the README's section on training.
+the other, are those of the README's section on training; what stands in the output directory already is not made again.
 """
 
 import argparse
@@ -12,8 +12,8 @@ import platform
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMBERS = ("efficientnet_lite0", "mobilenetv2", "mnasnet")
@@ -23,42 +23,32 @@ def main() -> None:
     """Run the documented commands and gather their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
+    parser.add_argument("--unseen", nargs="+", metavar="NAME=DATA", help="images that the ensemble is measured on too")
+    parser.add_argument("--image_root", help="folder that the image names of an unseen table start from")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/faces140k"))
     arguments = parser.parse_args()
-    minutes = {}
-    for member in MEMBERS:
-        run = arguments.output_dir / member.replace("_", "-")
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-        command += [str(ROOT / "recipes" / "accelerate" / "cpu.yaml"), str(ROOT / "recipes" / "train.py")]
-        command += ["--config", str(ROOT / "recipes" / "configs" / f"cpu_{member}.yaml")]
-        command += ["--dataset_name", arguments.data, "--output_dir", str(run)]
-        started = time.monotonic()
-        _run(command)
-        minutes[run.name] = (time.monotonic() - started) / 60
+    runs = [arguments.output_dir / member.replace("_", "-") for member in MEMBERS]
+    for run, member in zip(runs, MEMBERS, strict=True):
+        command = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes" / "accelerate" / "cpu.yaml"]
+        command += [ROOT / "recipes" / "train.py", "--config", ROOT / "recipes" / "configs" / f"cpu_{member}.yaml"]
+        _make(run, *command, "--dataset_name", arguments.data, "--output_dir", run)
     ensemble = arguments.output_dir / "ensemble"
-    runs = [str(arguments.output_dir / name) for name in minutes]
-    _run(
-        [
-            sys.executable,
-            "-m",
-            "hf_deepfake.cli",
-            "ensemble",
-            *runs,
-            "--voting",
-            "weighted",
-            "--output_dir",
-            str(ensemble),
-        ]
-    )
-    results = json.loads((ensemble / "results.json").read_text(encoding="utf-8"))
-    data = json.loads((Path(runs[0]) / "results.json").read_text(encoding="utf-8"))["data"]
+    cli = ("-m", "hf_deepfake.cli")
+    results = _make(ensemble, *cli, "ensemble", *runs, "--voting", "weighted", "--output_dir", ensemble)
+    if arguments.unseen:
+        unseen = arguments.output_dir / "unseen"
+        root = ["--image_root", arguments.image_root] if arguments.image_root else []
+        command = ["evaluate", "--model", ensemble, "--data", *arguments.unseen, *root, "--output_dir", unseen]
+        results["unseen"] = _make(unseen, *cli, *command)["metrics"]
+    members = {run.name: json.loads((run / "results.json").read_text(encoding="utf-8")) for run in runs}
+    data = members[runs[0].name]["data"]
     counts = ", ".join(f"{split}: {count['real']} real and {count['fake']} fake" for split, count in data.items())
     published = {
         "title": "Photographs (FFHQ) against StyleGAN faces, 256-pixel JPEG",
         "images": f"Images: {counts}.",
         "machine": f"Measured on 2 CPU cores ({_processor()})",
         "command": "python benchmarks/faces140k.py --data DIR",
-        "training_minutes": minutes,
+        "training_minutes": {name: member["training"]["seconds"] / 60 for name, member in members.items()},
     } | results
     target = ROOT / "benchmarks" / "results" / "faces140k.json"
     target.parent.mkdir(exist_ok=True)
@@ -66,9 +56,14 @@ def main() -> None:
     print(f"wrote {target}; now python benchmarks/readme_table.py --write")
 
 
-def _run(command: list[str]) -> None:
-    print("$", shlex.join(command), flush=True)
-    subprocess.run(command, check=True)
+def _make(folder: Path, *arguments: object) -> dict[str, Any]:
+    """Run a command unless its results are there, and read them."""
+    if not (folder / "results.json").is_file():
+        command = [sys.executable, *map(str, arguments)]
+        print("$", shlex.join(command), flush=True)
+        subprocess.run(command, check=True)
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return results
 
 
 def _processor() -> str:

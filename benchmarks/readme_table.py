@@ -24,6 +24,8 @@ def readme_table() -> str:
             metrics_markdown(results["comparison"]["validation"], "validation"),
             "",
         ]
+        if "unseen" in results:
+            parts += [metrics_markdown(results["unseen"], f"{results['ensemble']['voting']} voting, unseen"), ""]
     return "\n".join(parts)
 
 

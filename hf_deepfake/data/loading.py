@@ -38,9 +38,7 @@ def load_data(data: DataArguments, labelled: bool = True, both_classes: bool = T
     Returns:
         Splits with the columns `image` (undecoded bytes or path), `label` (`ClassLabel` real, fake), `file` (the
         path below the data set's root, or `split/row` for rows of the Hub) and, where known, `source` and `group`.
-        Data without any split come back as `train`, `validation` and `test`; data that have a `train` split keep
-        their own splits and get what is missing of `validation` (and of `test` if `test_share` is given). Data that
-        have only splits to test on keep those.
+        Splits keep their names; data without any come back as `all`, which `load_splits` divides.
 
     Raises:
         InputError: If there is nothing to read, the labels cannot be told, a class is missing, or a group stands
@@ -59,7 +57,11 @@ def load_data(data: DataArguments, labelled: bool = True, both_classes: bool = T
 
 
 def load_splits(data: DataArguments) -> DatasetDict:
-    """Like `load_data`, with `train` and `validation` (and `test` unless the data rule it out) made where missing."""
+    """Like `load_data`, ready to train on.
+
+    Data without splits are divided into `train`, `validation` and `test`. Data with a `train` split keep their
+    own, and a missing `validation` (and `test`, if `test_share` is given) is cut off from `train`.
+    """
     return make_splits(load_data(data), data)
 
 
