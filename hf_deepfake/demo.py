@@ -44,19 +44,23 @@ SHARED: dict[str, Any] = {
 }
 
 
-def run_demo(data: Path | None, output_dir: Path) -> dict[str, Any]:
+def run_demo(data: Path | None, output_dir: Path, group_by: str | None = None) -> dict[str, Any]:
     """Train what is missing below `output_dir`, vote and install the ensemble as this user's default.
 
     Args:
         data: Labelled images; by default crops of packaged photographs and self-blends of them.
         output_dir: Gets `data/` (without `data`), a run directory a member and `ensemble/`; what stands there already
             is kept, and an interrupted training goes on.
+        group_by: Column or regular expression on the path of what must share a split.
 
     Returns:
         The ensemble's results.json.
     """
     console = Console()
-    source = data if data is not None else make_demo_images(output_dir / "data")
+    if data is None:
+        source, group_by = make_demo_images(output_dir / "data"), GROUP_PATTERN
+    else:
+        source = data
     runs = [output_dir / name for name in MEMBERS]
     for number, (run, backbone) in enumerate(zip(runs, MEMBERS.values(), strict=True), start=1):
         _check_same_data(run, source)
@@ -65,8 +69,8 @@ def run_demo(data: Path | None, output_dir: Path) -> dict[str, Any]:
             continue
         console.print(f"member {number} of {len(runs)}: training {run}", markup=False)
         choices = SHARED | {"dataset_name": source, "model_name_or_path": backbone, "output_dir": run}
-        if data is None:
-            choices["group_by"] = GROUP_PATTERN
+        if group_by is not None:
+            choices["group_by"] = group_by
         train(*parse_recipe(RECIPE, _flags(choices), "hf-deepfake demo"))
     ensemble = output_dir / "ensemble"
     if (ensemble / "results.json").is_file():
@@ -94,16 +98,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     parser = argparse.ArgumentParser(prog="hf-deepfake demo", description="Train, vote and score, start to finish.")
     parser.add_argument("--data", type=Path, metavar="DIR", help="your own real and fake images")
+    parser.add_argument("--group_by", help="column or regular expression on the path of what must share a split")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
     arguments = parser.parse_args(argv)
-    results = run_demo(arguments.data, arguments.output_dir)
+    results = run_demo(arguments.data, arguments.output_dir, arguments.group_by)
     ensemble = arguments.output_dir / "ensemble"
     console = Console()
     console.print(metrics_table(results["comparison"]["test"], first_column="model", title="test images"))
     source = arguments.data if arguments.data is not None else arguments.output_dir / "data"
-    image = load_splits(DataArguments(dataset_name=str(source), test_share=SHARED["test_share"]))["test"][0]["image"][
-        "path"
-    ]
+    group_by = arguments.group_by if arguments.data is not None else GROUP_PATTERN
+    splits = load_splits(DataArguments(str(source), group_by=group_by, test_share=SHARED["test_share"]))
+    image = splits["test"][0]["image"]["path"]
     detector = pipeline("deepfake-ensemble", model=str(ensemble))  # type: ignore[call-overload]
     verdict = detector(image, details=True)
     console.print(f'pipeline("deepfake-ensemble")("{image}", details=True) says', markup=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """Stratified, seeded splits that keep a group on one side."""
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -8,6 +9,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hf_deepfake.errors import InputError
 from hf_deepfake.recipe import DataArguments
+
+logger = logging.getLogger(__name__)
 
 
 def assign_splits(
@@ -80,6 +83,12 @@ def make_splits(splits: DatasetDict, data: DataArguments) -> DatasetDict:
         raise InputError(f"{data.dataset_name}: these shares leave nothing to train on: {shares}.")
     rows = splits["all" if unsplit else "train"]
     groups = rows["group"][:] if "group" in rows.column_names else None
+    if groups is None and shares["train"] < 1:
+        logger.warning(
+            "%s is split image by image; where several images show one person or video, pass --group_by, "
+            "or its figures come from a leak",
+            data.dataset_name,
+        )
     assigned = np.array(assign_splits(rows["label"][:], groups, shares, data.split_seed))
     made = {name: rows.select(np.flatnonzero(assigned == name)) for name, share in shares.items() if share > 0}
     result = DatasetDict({name: made.get(name, splits.get(name)) for name in ("train", "validation", "test")})

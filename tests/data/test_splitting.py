@@ -3,8 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import draw_folder
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from hf_deepfake.data.loading import load_splits
 from hf_deepfake.data.splitting import assign_splits, check_groups, everything, make_splits
 from hf_deepfake.errors import InputError
 from hf_deepfake.recipe import DataArguments
@@ -130,3 +132,14 @@ def test_a_group_in_two_splits_is_a_leak() -> None:
 
 def test_everything_joins_the_splits_in_their_order(tmp_path: Path) -> None:
     assert everything(DatasetDict(train=rows([0, 0]), test=rows([1])))["label"][:] == [0, 0, 1]
+
+
+def test_a_split_image_by_image_is_warned_of_and_a_split_by_group_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw_folder(tmp_path, 12)
+    load_splits(DataArguments(dataset_name=str(tmp_path)))
+    assert f"{tmp_path} is split image by image" in caplog.text
+    caplog.clear()
+    load_splits(DataArguments(dataset_name=str(tmp_path), group_by=r"(\d+)\.png"))
+    assert not caplog.text
