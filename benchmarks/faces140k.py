@@ -47,13 +47,21 @@ def main() -> None:
         "title": "Photographs (FFHQ) against StyleGAN faces, 256-pixel JPEG",
         "images": f"Images: {counts}.",
         "machine": f"Measured on 2 CPU cores ({_processor()})",
-        "command": "python benchmarks/faces140k.py --data DIR",
+        "command": _published_command(arguments),
         "training_minutes": {name: member["training"]["seconds"] / 60 for name, member in members.items()},
     } | results
     target = ROOT / "benchmarks" / "results" / "faces140k.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(published, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {target}; now python benchmarks/readme_table.py --write")
+
+
+def _published_command(arguments: argparse.Namespace) -> str:
+    """What was typed, with DIR for every place on this machine."""
+    words = ["python benchmarks/faces140k.py --data DIR"]
+    if arguments.unseen:
+        words += ["--unseen", *(f"{item.partition('=')[0]}=DIR" for item in arguments.unseen)]
+    return " ".join(words + ["--image_root DIR"] * bool(arguments.image_root))
 
 
 def _make(folder: Path, *arguments: object) -> dict[str, Any]:
