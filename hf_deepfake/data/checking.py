@@ -1,5 +1,7 @@
 """Unreadable images are found, listed and left out before training, not in the middle of it."""
 
+import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ from tqdm.auto import tqdm
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError, open_rgb
 from hf_deepfake.errors import InputError
 from hf_deepfake.labels import NAMES
+from hf_deepfake.printing import printable
 from hf_deepfake.writing import whole
 
 Skipped = list[tuple[str, str]]
@@ -57,7 +60,8 @@ def _reasons(rows: Dataset, progress: Any) -> list[str | None]:
         return None
 
     reasons: list[str | None] = []
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below what Pillow refuses
         for batch in rows.select_columns("image").iter(batch_size=256):  # embedded images are not all held at once
             reasons += pool.map(reason, batch["image"])
     return reasons
@@ -72,8 +76,8 @@ def _require_readable(rows: Dataset, reasons: list[str | None], source: str) -> 
 
 
 def _decode_small(image: dict[str, Any]) -> None:
-    path = image.get("path")
-    if image.get("bytes") is None and path is not None and Path(path).suffix.lower() in (".jpg", ".jpeg"):
+    path = image.get("path") if image.get("bytes") is None else None
+    if path is not None and path.lower().endswith((".jpg", ".jpeg")) and os.path.isfile(path):  # a pipe never ends
         try:
             with Image.open(path) as opened:
                 opened.draft("RGB", (1, 1))
@@ -90,7 +94,7 @@ def report_skipped(skipped: Sequence[tuple[str, str]], path: Path | None = None,
         with whole(path) as partial:
             pd.DataFrame(skipped, columns=["file", "reason"]).to_csv(partial, index=False)
     named = [reason if file in reason else f"{file}: {reason}" for file, reason in skipped[:most]]
-    lines = [f"{len(skipped)} unreadable images left out:", *(f"  {line}" for line in named)]
+    lines = [f"{len(skipped)} unreadable images left out:", *(f"  {printable(line)}" for line in named)]
     if len(skipped) > most:
         lines.append(f"  … and {len(skipped) - most} more" + (f", all in {path}" if path else ""))
     return "\n".join(lines)

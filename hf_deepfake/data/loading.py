@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import (
-    Dataset,
-    DatasetDict,
-)
+from datasets import Dataset, DatasetDict
 
 from hf_deepfake import labels
 from hf_deepfake.data.splitting import check_groups, make_splits
 from hf_deepfake.data.tables import TABLE_SUFFIXES, read_hub, read_saved, read_tables, rows_of
+from hf_deepfake.data.walking import IMAGE_SUFFIXES, find_images
 from hf_deepfake.errors import InputError
 from hf_deepfake.recipe import DataArguments
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 SPLITS = ("train", "validation", "test")
 
 
@@ -28,7 +25,8 @@ def load_data(data: DataArguments, labelled: bool = True, both_classes: bool = T
 
     Folders: `[…/]{train,validation,test}/…/{real,fake}/…/*.jpg` with the aliases of `labels.py`, or without
     split folders. The folder below the label's, where there is one, is the image's `source`. Tables name
-    their images relative to `image_root`, or hold them (Parquet). No image is opened.
+    their images relative to `image_root`, or hold them (Parquet). No image is opened. Links that lead out of a
+    folder are followed only with `follow_links`; what else is passed over there is said in a warning.
 
     Args:
         data: What to read and how to split it.
@@ -37,7 +35,8 @@ def load_data(data: DataArguments, labelled: bool = True, both_classes: bool = T
 
     Returns:
         Splits with the columns `image` (undecoded bytes or path), `label` (`ClassLabel` real, fake), `file` (the
-        path below the data set's root, or `split/row` for rows of the Hub) and, where known, `source` and `group`.
+        path below the data set's root, or `split/row` for rows of the Hub) and, where known, `source`, `group` and
+        `mask` (path of an image of what was altered, empty for a real one).
         Splits keep their names; data without any come back as `all`, which `load_splits` divides.
 
     Raises:
@@ -49,31 +48,28 @@ def load_data(data: DataArguments, labelled: bool = True, both_classes: bool = T
         return DatasetDict(all=rows)
     if both_classes:
         _require_both_classes(rows, data.dataset_name)
-    if data.group_by is not None and "group" not in rows.column_names:
-        rows = rows.add_column("group", _groups(rows["file"][:], data.group_by, data.dataset_name))
-    splits = _by_split(rows)
-    check_groups(splits, data.dataset_name)
-    return splits
+    return in_splits(rows, data)
 
 
-def load_splits(data: DataArguments) -> DatasetDict:
+def load_splits(data: DataArguments, both_classes: bool = True) -> DatasetDict:
     """Like `load_data`, ready to train on.
 
     Data without splits are divided into `train`, `validation` and `test`. Data with a `train` split keep their
-    own, and a missing `validation` (and `test`, if `test_share` is given) is cut off from `train`.
+    own, and a missing `validation` (and `test`, if `test_share` is given) is cut off from `train`. With
+    `both_classes` False real photographs alone will do, in every split.
     """
-    return make_splits(load_data(data), data)
+    return make_splits(load_data(data, both_classes=both_classes), data, both_classes)
 
 
 def _read(data: DataArguments, labelled: bool) -> Dataset:
     path = Path(data.dataset_name)
-    if path.is_file():
+    if os.path.isfile(path):  # unlike Path.is_file, False also where the name is too long or may not be looked up
         return read_tables([path], data, labelled)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return read_hub(data, labelled)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return read_saved(path, data, labelled)
-    images = list(_image_files(path))
+    images, links_out = find_images(path, data.follow_links)
     tables = sorted(
         file
         for file in path.iterdir()
@@ -82,9 +78,9 @@ def _read(data: DataArguments, labelled: bool) -> Dataset:
     if tables and (data.image_root is not None or not images):
         return read_tables(tables, data, labelled)
     if not images:
-        raise InputError(
-            f"{path}: no images and no table found; looked for {' '.join(sorted(IMAGE_SUFFIXES | TABLE_SUFFIXES))}."
-        )
+        looked_for = " ".join(sorted(IMAGE_SUFFIXES | TABLE_SUFFIXES))
+        links = f" {links_out} links lead out of it; --follow_links follows them." if links_out else ""
+        raise InputError(f"{path}: no images and no table found; looked for {looked_for}.{links}")
     try:
         return _read_folder(path, images, data, labelled)
     except InputError as error:
@@ -98,24 +94,6 @@ def _read_tables_instead(tables: list[Path], data: DataArguments, labelled: bool
         return read_tables(tables, data, labelled)
     except InputError as error:
         raise InputError(f"{why} Its tables do not help: {error}") from error
-
-
-def _image_files(root: Path) -> Iterable[str]:
-    """Paths below root, with `/`, in a stable order; links to folders are followed, hidden names passed over."""
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if name[0] != "." and not _leads_back(Path(folder, name)))
-        below = Path(folder).relative_to(root).as_posix()
-        for name in sorted(files):
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and name[0] != ".":
-                yield name if below == "." else f"{below}/{name}"
-
-
-def _leads_back(folder: Path) -> bool:
-    """Whether a folder is a link to one that it stands in, which would be walked for ever."""
-    if not folder.is_symlink():
-        return False
-    target = folder.resolve()
-    return any(parent.resolve().is_relative_to(target) for parent in folder.parents)
 
 
 def _read_folder(root: Path, files: list[str], data: DataArguments, labelled: bool) -> Dataset:
@@ -186,7 +164,12 @@ def _label_depths(
     return depths
 
 
-def _groups(files: Iterable[str], group_by: str, source: str) -> list[str]:
+def groups_of(files: Iterable[str], group_by: str, source: str) -> list[str]:
+    """Group of each file: what the first group of the pattern, or else the whole of it, finds in its path.
+
+    Raises:
+        InputError: If it is no regular expression, or finds nothing in a path.
+    """
     try:
         pattern = re.compile(group_by)
     except re.error as error:
@@ -212,9 +195,20 @@ def _require_both_classes(rows: Dataset, source: str) -> None:
         )
 
 
-def _by_split(rows: Dataset) -> DatasetDict:
-    if "split" not in rows.column_names:
-        return DatasetDict(all=rows)
-    column = np.array(rows["split"][:])
-    plain = rows.remove_columns("split")
-    return DatasetDict({split: plain.select(np.flatnonzero(column == split)) for split in SPLITS if split in column})
+def in_splits(rows: Dataset, data: DataArguments) -> DatasetDict:
+    """Divide rows by their column `split`, the groups found in their paths where `group_by` is no column.
+
+    Raises:
+        InputError: If a path has no group, or a group stands in two splits.
+    """
+    if data.group_by is not None and "group" not in rows.column_names:
+        rows = rows.add_column("group", groups_of(rows["file"][:], data.group_by, data.dataset_name))
+    splits = DatasetDict(all=rows)
+    if "split" in rows.column_names:
+        column = np.array(rows["split"][:])
+        plain = rows.remove_columns("split")
+        splits = DatasetDict(
+            {split: plain.select(np.flatnonzero(column == split)) for split in SPLITS if split in column}
+        )
+    check_groups(splits, data.dataset_name)
+    return splits

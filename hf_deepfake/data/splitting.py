@@ -64,11 +64,12 @@ def assign_splits(
     return assigned
 
 
-def make_splits(splits: DatasetDict, data: DataArguments) -> DatasetDict:
+def make_splits(splits: DatasetDict, data: DataArguments, both_classes: bool = True) -> DatasetDict:
     """Make `train`, `validation` and `test` of what is there; existing splits stay as they are.
 
     Raises:
-        InputError: If there are only splits to test on, a share is impossible, or a split lacks a class.
+        InputError: If there are only splits to test on, a share is impossible, or a split lacks a class, or any image
+            where `both_classes` is False.
     """
     if "all" not in splits and "train" not in splits:
         raise InputError(f"{data.dataset_name}: nothing to train on; its splits are {list(splits)}.")
@@ -93,13 +94,22 @@ def make_splits(splits: DatasetDict, data: DataArguments) -> DatasetDict:
     made = {name: rows.select(np.flatnonzero(assigned == name)) for name, share in shares.items() if share > 0}
     result = DatasetDict({name: made.get(name, splits.get(name)) for name in ("train", "validation", "test")})
     result = DatasetDict({name: part for name, part in result.items() if part is not None})
-    for name, part in result.items():
-        if len(set(part["label"][:])) < 2:
+    check_classes(result, data.dataset_name, both_classes)
+    return result
+
+
+def check_classes(splits: DatasetDict, source: str, both_classes: bool = True) -> None:
+    """Refuse splits that lack a class, or any image where `both_classes` is False.
+
+    Raises:
+        InputError: If there is such a split.
+    """
+    for name, part in splits.items():
+        if len(set(part["label"][:])) < 1 + both_classes:
             raise InputError(
-                f"{data.dataset_name}: the {name} split has {len(part)} images and not both classes; "
+                f"{source}: the {name} split has {len(part)} images{' and not both classes' * both_classes}; "
                 "give it more images or groups, or other shares."
             )
-    return result
 
 
 def check_groups(splits: DatasetDict, source: str) -> None:

@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -105,6 +106,41 @@ def test_a_decompression_bomb_is_left_out(tmp_path: Path, monkeypatch: pytest.Mo
     assert "decompression bomb" in skipped[0][1]
 
 
+def test_a_large_image_below_the_limit_is_kept_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    draw_folder(tmp_path, 2, suffix=".jpg")
+    for suffix in ("jpg", "png"):
+        draw_image(0, 9, 50).save(tmp_path / "real" / f"large.{suffix}")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 40)
+    kept, skipped = drop_unreadable(load(tmp_path), "images", quiet=True)
+    assert (len(kept["all"]), skipped) == (6, [])
+    assert not [warning for warning in recwarn if issubclass(warning.category, Image.DecompressionBombWarning)]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_an_image_50000_pixels_wide_is_kept(suffix: str, tmp_path: Path) -> None:
+    draw_folder(tmp_path, 1)
+    Image.new("L", (50_000, 20)).save(tmp_path / "real" / f"wide.{suffix}")
+    assert drop_unreadable(load(tmp_path), "images", quiet=True)[1] == []
+
+
+def test_a_format_is_told_by_its_bytes_and_not_by_its_name(tmp_path: Path) -> None:
+    draw_folder(tmp_path, 1)
+    for name, form in (("png.jpg", "PNG"), ("jpeg.png", "JPEG"), ("webp.jpg", "WEBP")):
+        draw_image(0, 1).save(tmp_path / "real" / name, form)
+    assert drop_unreadable(load(tmp_path), "images", quiet=True)[1] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes there")
+def test_a_pipe_that_a_table_names_is_left_out_without_waiting_for_it(tmp_path: Path) -> None:
+    draw_folder(tmp_path, 1)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "t.csv").write_text("image,label\nreal/000.png,0\nfake/000.png,1\npipe.jpg,1\n")
+    _, skipped = drop_unreadable(load(tmp_path / "t.csv"), "images", quiet=True)
+    assert skipped == [("pipe.jpg", f"{tmp_path / 'pipe.jpg'}: no such file")]
+
+
 def test_broken_bytes_of_an_embedded_image_are_listed_by_row(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     draw_image(0, 0).save(buffer, "PNG")
@@ -124,3 +160,8 @@ def test_the_report_is_short_and_the_file_whole(tmp_path: Path) -> None:
     assert len(lines) == 12
     assert pd.read_csv(tmp_path / "skipped.csv").to_records(index=False).tolist() == skipped
     assert report_skipped(skipped[:3]).count("\n") == 3
+
+
+def test_each_image_of_the_report_stays_on_its_line() -> None:
+    skipped = [("a\nb\x1b[31m.jpg", "in/a\nb\x1b[31m.jpg: no such file"), ("ü 写.jpg", "empty")]
+    assert report_skipped(skipped).splitlines()[1:] == [r"  in/a\nb\x1b[31m.jpg: no such file", "  ü 写.jpg: empty"]

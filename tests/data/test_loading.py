@@ -1,6 +1,7 @@
 """Every layout that the loader reads, and every one that it refuses."""
 
 import dataclasses
+import os
 import re
 import sys
 import time
@@ -15,7 +16,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from hf_deepfake.data import tables
 from hf_deepfake.data.checking import drop_unreadable
-from hf_deepfake.data.loading import load_data, load_splits
+from hf_deepfake.data.loading import SPLITS, load_data, load_splits
 from hf_deepfake.errors import InputError
 from hf_deepfake.recipe import DataArguments
 
@@ -184,19 +185,42 @@ def test_a_name_that_is_neither_a_path_nor_a_hub_id_is_refused(name: str) -> Non
         load_data(DataArguments(name))
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, f"user/{'x' * 300}.csv", "a\0b"])
+def test_a_name_that_no_file_can_have_is_no_crash(name: str) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        load_data(DataArguments(name))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
-def test_linked_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
-    touch(tmp_path, "elsewhere/a.jpg", "data/fake/b.jpg", "data/fake/c/d.jpg")
-    root = tmp_path / "data"
-    (root / "real").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    (root / "fake" / "up").symlink_to(root, target_is_directory=True)
-    (root / "fake" / "c" / "same").symlink_to(root / "fake" / "c", target_is_directory=True)
-    (tmp_path / "elsewhere" / "across").symlink_to(root / "fake", target_is_directory=True)
-    (root / "fake" / "broken").symlink_to(tmp_path / "nothing", target_is_directory=True)
-    (root / "fake" / "c" / "back").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    found = told(load(root))["all"]
-    assert {"real/a.jpg", "fake/b.jpg", "fake/c/d.jpg"} <= found.keys()
-    assert not any(part in file for file in found for part in ("up/", "same/", "across/back", "back/across"))
+def test_data_of_links_that_lead_out_name_the_flag_that_follows_them(tmp_path: Path) -> None:
+    """The Hub's cache: each file of a snapshot is a link to a blob beside it."""
+    touch(tmp_path, "blobs/1", "blobs/2")
+    root = tmp_path / "snapshots" / "abc"
+    for file, blob in (("real/a.jpg", "1"), ("fake/b.jpg", "2")):
+        (root / file).parent.mkdir(parents=True)
+        (root / file).symlink_to(tmp_path / "blobs" / blob)
+    with pytest.raises(InputError, match=r"abc: no images.*2 links lead out of it; --follow_links true follows them"):
+        load(root)
+    assert told(load(root, follow_links=True)) == {"all": {"real/a.jpg": 0, "fake/b.jpg": 1}}
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
+def test_names_with_spaces_newlines_and_other_letters_are_read(tmp_path: Path) -> None:
+    files = ["real/a b.jpg", "real/ü 写真.jpg", "fake/new\nline.jpg", "fake/'\"\x1b[31m.jpg"]
+    touch(tmp_path, *files)
+    (tmp_path / "fake" / os.fsdecode(b"latin\xe9.jpg")).touch()
+    assert told(load(tmp_path))["all"] == {file: int("fake" in file) for file in files}
+
+
+def test_photographs_of_one_class_can_be_split(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"real/{number}.jpg" for number in range(20)))
+    with pytest.raises(InputError, match=r": 20 images, all of one class \(real\)"):
+        load_splits(DataArguments(str(tmp_path)))
+    splits = load_splits(DataArguments(str(tmp_path)), both_classes=False)
+    assert {name: set(rows["label"][:]) for name, rows in splits.items()} == {name: {0} for name in SPLITS}
+    touch(tmp_path / "few", "real/1.jpg", "real/2.jpg")
+    with pytest.raises(InputError, match=r"few: the (train|validation|test) split has 0 images; give it more"):
+        load_splits(DataArguments(str(tmp_path / "few")), both_classes=False)
 
 
 def test_thousands_of_files_are_loaded_in_a_second(tmp_path: Path) -> None:
@@ -285,6 +309,58 @@ def test_spaces_after_commas_and_a_byte_order_mark_do_no_harm(tmp_path: Path) ->
     touch(tmp_path, "a.jpg", "b.jpg")
     (tmp_path / "t.csv").write_text("img_name, target\na.jpg, 0\nb.jpg, 1\n", encoding="utf-8-sig")
     assert told(load(tmp_path / "t.csv"))["all"] == {"a.jpg": 0, "b.jpg": 1}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_the_columns_of_a_text_table_are_told_by_its_first_line(suffix: str, separator: str, tmp_path: Path) -> None:
+    touch(tmp_path, "my photo.jpg", "b;c,d.jpg")
+    lines = [("image", "label"), ("my photo.jpg", "1"), ('"b;c,d.jpg"', "0")]
+    (tmp_path / f"t{suffix}").write_text("\r\n".join(separator.join(line) for line in lines), encoding="utf-8-sig")
+    assert told(load(tmp_path / f"t{suffix}"))["all"] == {"my photo.jpg": 1, "b;c,d.jpg": 0}
+
+
+def test_spaces_separate_the_columns_of_a_txt_table_and_quotes_hold_them_together(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "my photo.jpg")
+    (tmp_path / "t.txt").write_text('image label\na.jpg   0\n"my photo.jpg"\t1\n')
+    assert told(load(tmp_path / "t.txt"))["all"] == {"a.jpg": 0, "my photo.jpg": 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ("a.jpg 0\nmy photo.jpg 1", "Expected 2 fields in line 3, saw 3"),
+        ("my photo.jpg 1\nmy photo.jpg 0", "Length of header or names does not match"),  # pandas: an index
+        ("my photo.jpg 1\na.jpg 0", "Length of header or names does not match"),
+    ],
+)
+def test_a_row_longer_than_the_header_is_refused(rows: str, reason: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "photo.jpg", "my")
+    (tmp_path / "t.txt").write_text(f"image label\n{rows}\n")
+    with pytest.raises(InputError, match=rf"t\.txt: cannot be read as a txt table: .*{reason}"):
+        load(tmp_path / "t.txt")
+
+
+def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,label\nü.jpg,0\n", encoding="latin-1")
+    with pytest.raises(InputError, match=r"t\.csv: cannot be read as a csv table: 'utf-8' codec can't decode"):
+        load(tmp_path / "t.csv")
+
+
+def test_a_cell_that_is_too_long_for_a_name_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none of its 2 images is in"):
+        load(table(tmp_path / "t.csv", image=["x" * 9000, "y" * 9000], label=[0, 1]))
+
+
+def test_masks_are_named_from_where_the_images_are(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "images/b.jpg", "images/masks/b.png")
+    columns = {"image": ["a.jpg", "b.jpg"], "label": [0, 1], "mask": ["", "masks\\b.png"]}
+    for path in (
+        table(tmp_path / "t.csv", **columns),
+        table(tmp_path / "t.jsonl", **columns | {"mask": [None, "masks/b.png"]}),
+    ):
+        rows = load(path, image_root=str(tmp_path / "images"))["all"]
+        assert rows["mask"][:] == ["", str(tmp_path / "images" / "masks" / "b.png")]
 
 
 def test_a_table_that_names_only_missing_files_is_refused(tmp_path: Path) -> None:
@@ -466,8 +542,9 @@ def test_a_saved_data_set_keeps_its_bytes_and_gets_our_order_of_labels(names: li
     assert splits["train"][1]["image"]["bytes"] == (tmp_path / "1.png").read_bytes()
 
 
-def test_a_parquet_file_may_hold_its_images(tmp_path: Path) -> None:
-    hub_rows(tmp_path, ["real", "fake"]).to_parquet(tmp_path / "t.parquet")
+@pytest.mark.parametrize("names", [["real", "fake"], ["fake", "real"]])
+def test_a_parquet_file_may_hold_its_images_and_the_names_of_its_labels(names: list[str], tmp_path: Path) -> None:
+    hub_rows(tmp_path, names).to_parquet(tmp_path / "t.parquet")
     rows = load(tmp_path / "t.parquet")["all"]
     assert rows["label"][:] == [0, 1]
     assert rows[0]["image"]["bytes"] == (tmp_path / "0.png").read_bytes()
@@ -486,7 +563,7 @@ def test_a_hub_id_is_loaded_with_its_configuration_and_revision(
     monkeypatch.setattr(tables, "load_dataset", fake_hub)
     data = DataArguments("user/faces", dataset_config_name="small", dataset_revision="abc")
     splits = load_data(data)
-    assert asked == [(("user/faces", "small"), {"revision": "abc"})]
+    assert asked == [(("user/faces", "small"), {"revision": "abc", "streaming": False})]
     assert told(splits) == {"train": {"train/0": 0, "train/1": 1}, "test": {"test/0": 0, "test/1": 1}}
     assert splits["test"]["source"][:] == ["camera", "sdxl"]
 
