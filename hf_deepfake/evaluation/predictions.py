@@ -14,7 +14,11 @@ from torch.utils.data import DataLoader
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_deepfake import labels
-from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError, open_rgb
+from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import (
+    ImageReader,
+    UnreadableImageError,
+    reader_of,
+)
 from hf_deepfake.errors import InputError
 from hf_deepfake.writing import whole
 
@@ -72,15 +76,16 @@ def load_predictions(path: Path) -> pd.DataFrame:
 class _Views(torch.utils.data.Dataset[dict[str, Any]]):
     """Preprocesses an image, or says why it cannot be read."""
 
-    def __init__(self, images: Sequence[Any], processor: BaseImageProcessor) -> None:
-        self.images, self.processor = images, processor
+    def __init__(self, images: Sequence[Any], processor: BaseImageProcessor, reader: ImageReader | None) -> None:
+        self.images, self.processor, self.reader = images, processor, reader
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            views = self.processor([open_rgb(self.images[index])], return_tensors="pt")
+            image = self.images[index]
+            views = self.processor([self.reader(image) if self.reader else image], return_tensors="pt")
         except UnreadableImageError as error:
             return {"index": index, "error": str(error)}
         return {"index": index, "views": {name: tensor[0] for name, tensor in views.items()}}
@@ -120,7 +125,10 @@ def score_images(
         for each unreadable image of the batch the reason by index.
     """
     loader = DataLoader(
-        _Views(images, processor), batch_size=batch_size, num_workers=num_workers, collate_fn=_collate_readable
+        _Views(images, processor, reader_of(model.config)),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=_collate_readable,
     )
     for indices, views, errors in loader:
         logits = np.zeros((0, 2))

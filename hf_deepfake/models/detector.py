@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from transformers import (
 )
 
 from hf_deepfake import labels
+from hf_deepfake.data.faces import find_cropper
+from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import ImageReader, reader_of
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.imagenet import start_from_imagenet
 from hf_deepfake.recipe import ModelArguments
@@ -51,8 +54,38 @@ def new_detector(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageP
             + (f" Close timm names: {', '.join(near)}." if near else "")
         )
     if isinstance(detector, TimmWrapperForImageClassification):
-        return detector, _timm_processor(detector.config), origin
-    return detector, _resized_processor(arguments, detector), origin
+        processor: Any = _timm_processor(detector.config)
+    else:
+        processor = _resized_processor(arguments, detector)
+    if arguments.face_crop is not None or arguments.dct_scaling:
+        detector.config.reading = _reading(arguments, processor)
+    return detector, processor, origin
+
+
+def _reading(arguments: ModelArguments, processor: BaseImageProcessor) -> dict[str, Any]:
+    """Settings of the `ImageReader` that the flags ask for."""
+    if arguments.face_crop is None:
+        return ImageReader(smallest_side=_resized_side(processor)).settings()
+    if arguments.dct_scaling:
+        raise InputError("--dct_scaling scales whole images down, --face_crop cuts a part out of them; leave one out.")
+    cropper = find_cropper(arguments.face_detector, "--face_detector", arguments.face_crop)
+    if cropper is None:
+        raise InputError(
+            f"--face_crop with --face_detector {arguments.face_detector}: no face detector; pip install "
+            "'hf_deepfake[faces]', or name yunet (from the Hub) or the path of a YuNet .onnx file."
+        )
+    return ImageReader(face_crop=cropper.settings()).settings()
+
+
+def _resized_side(processor: Any) -> int:
+    """Pixels of the longer side that a processor resizes to, before it crops."""
+    if isinstance(processor, TimmWrapperImageProcessor):
+        config = processor.data_config
+        sides = [side / config["crop_pct"] for side in config["input_size"][1:]]
+    else:
+        sides = [side for side in dict(processor.size).values() if side is not None]
+    longest: float = max(sides)
+    return math.ceil(longest)
 
 
 def _timm_processor(config: Any) -> TimmWrapperImageProcessor:
@@ -190,6 +223,7 @@ def load_detector(
     fake = labels.fake_column(config.id2label, fake_label, source=name_or_path)
     try:
         model = AutoModelForImageClassification.from_pretrained(name_or_path, revision=revision or "main")
+        reader_of(config)  # says what is missing to read images as this detector does
         if isinstance(model, TimmWrapperForImageClassification):
             return model.eval(), _timm_processor(model.config), fake
         processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision or "main")

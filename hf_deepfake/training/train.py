@@ -19,6 +19,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForImageClassification,
     BaseImageProcessor,
@@ -31,9 +32,16 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from hf_deepfake.data.augmentation import TRANSFORMS
+from hf_deepfake.data.augmentation import augmentation as named_transforms
+from hf_deepfake.data.caching import cache_resized
 from hf_deepfake.data.checking import Skipped, drop_unreadable, report_skipped
+from hf_deepfake.data.faces import find_cropper
 from hf_deepfake.data.loading import load_splits
-from hf_deepfake.data.transforms import ImageTransform, collate
+from hf_deepfake.data.mixing import MixingCollator
+from hf_deepfake.data.streaming import TrainingStream, load_streaming
+from hf_deepfake.data.transforms import ImageTransform, add_blends, collate
+from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import reader_of
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.benchmark import benchmark_metrics, environment, save_results
 from hf_deepfake.evaluation.metrics import LOWER_IS_BETTER, detection_metrics
@@ -85,11 +93,20 @@ RECIPE = (DataArguments, AugmentationArguments, ModelArguments, FittingArguments
 
 
 class DetectorTrainer(Trainer):
-    """Trainer with a step schedule and without weight decay on norms, gains and biases."""
+    """Trainer with a collator of its own for training, a step schedule, and no weight decay on norms and biases."""
 
-    def __init__(self, *args: Any, fitting: FittingArguments, **kwargs: Any) -> None:
-        self.fitting = fitting
+    def __init__(self, *args: Any, train_collator: Any, fitting: FittingArguments, **kwargs: Any) -> None:
+        self.train_collator, self.fitting = train_collator, fitting
         super().__init__(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches mixed by the training collator; Trainer has one collator for training and evaluation."""
+        collator, self.data_collator = self.data_collator, self.train_collator
+        try:
+            loader: DataLoader[Any] = super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
+        return loader
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weights of layers only; Trainer's own rule misses timm's norms and ConvNeXt's gains."""
@@ -135,6 +152,8 @@ def train(
     started = time.monotonic()
     run = _run_directory(training)
     _check_selection(training)
+    _check_streaming(data, fitting, training)
+    _check_reading(augmentation, model)
     _check_processes(training)
     _check_precision(training)
     checkpoint = _checkpoint_to_resume(training, run)
@@ -142,20 +161,45 @@ def train(
         _keep_freed_memory()
     PartialState().wait_for_everyone()  # no process writes before all have looked
     set_seed(training.seed)
-    quiet = training.disable_tqdm or not PartialState().is_main_process
-    splits, skipped = drop_unreadable(load_splits(data), data.dataset_name, quiet=quiet)
+    named_transforms(augmentation.transforms, augmentation.transforms_strength)  # a wrong name fails before long work
+    splits, stream, skipped = _read(data, augmentation, training)
     detector, processor, origin = new_detector(model)
     if checkpoint is not None:  # Trainer's own resume restores only part of some architectures
         detector = AutoModelForImageClassification.from_pretrained(checkpoint)
     if model.channels_last:
         detector.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
-    trainer = _trainer(detector, processor, splits, augmentation, fitting, training)
+    reader = reader_of(detector.config)
+    if data.cache_images:
+        with training.main_process_first(desc="resizing"):
+            splits = DatasetDict({name: cache_resized(rows, processor, reader) for name, rows in splits.items()})
+        reader = None  # the cached images are read already
+    faces = find_cropper(model.face_detector, "--face_detector") if augmentation.self_blend_prob > 0 else None
+    plain = ImageTransform(processor, reader=reader, faces=faces)
+    augmented = ImageTransform(processor, augmentation, reader, faces)
+    views = {name: rows.with_transform(augmented if name == "train" else plain) for name, rows in splits.items()}
+    if stream is not None:
+        views["train"] = TrainingStream(stream, augmented, data.shuffle_buffer, training.seed)
+    trainer = _trainer(detector, processor, views, MixingCollator(augmentation), fitting, training)
     if trainer.is_world_process_zero():
         _announce(origin, splits, skipped, run)
         save_recipe([data, augmentation, model, fitting, training], run / "recipe.yaml")
     trainer.train(resume_from_checkpoint=checkpoint)
-    _finish(trainer, processor, splits, started)
+    _finish(trainer, views, splits, started)
     return run
+
+
+def _read(
+    data: DataArguments, augmentation: AugmentationArguments, training: DetectorTrainingArguments
+) -> tuple[DatasetDict, Any, Skipped]:
+    """The splits without unreadable images, the stream of training images if there is one, and what was left out."""
+    stream, blending = None, augmentation.self_blend_prob > 0
+    if data.streaming:
+        stream, splits = load_streaming(data, both_classes=not blending)
+    else:
+        splits = load_splits(data, both_classes=not blending)
+    quiet = training.disable_tqdm or not PartialState().is_main_process
+    splits, skipped = drop_unreadable(splits, data.dataset_name, quiet=quiet)
+    return add_blends(splits, data.split_seed) if blending else splits, stream, skipped
 
 
 def _run_directory(training: DetectorTrainingArguments) -> Path:
@@ -173,6 +217,23 @@ def _check_selection(training: DetectorTrainingArguments) -> None:
     if training.metric_for_best_model is None or "no" in (training.eval_strategy, training.save_strategy):
         raise InputError(
             "--metric_for_best_model, --eval_strategy and --save_strategy are needed: they pick the checkpoint to keep."
+        )
+
+
+def _check_streaming(data: DataArguments, fitting: FittingArguments, training: DetectorTrainingArguments) -> None:
+    by_epoch = "epoch" in (training.eval_strategy, training.save_strategy) or fitting.lr_step_epochs is not None
+    if data.streaming and (training.max_steps <= 0 or by_epoch or data.cache_images):
+        raise InputError(
+            "--streaming: a stream has no epochs and is not cached. Pass --max_steps N --eval_strategy steps --eval_steps M "
+            "--save_strategy steps --save_steps M, and neither --lr_step_epochs nor --cache_images."
+        )
+
+
+def _check_reading(augmentation: AugmentationArguments, model: ModelArguments) -> None:
+    if model.dct_scaling and augmentation.self_blend_prob > 0:
+        raise InputError(
+            "--dct_scaling decodes photographs at a smaller scale, and their blends at full size, which would tell them "
+            "apart; leave it or --self_blend_prob out."
         )
 
 
@@ -215,8 +276,8 @@ def _checkpoint_to_resume(training: DetectorTrainingArguments, run: Path) -> str
 def _trainer(
     detector: PreTrainedModel,
     processor: BaseImageProcessor,
-    splits: DatasetDict,
-    augmentation: AugmentationArguments,
+    views: dict[str, Any],
+    collator: MixingCollator,
     fitting: FittingArguments,
     training: DetectorTrainingArguments,
 ) -> DetectorTrainer:
@@ -231,10 +292,11 @@ def _trainer(
     trainer = DetectorTrainer(
         model=detector,
         args=training,
-        train_dataset=splits["train"].with_transform(ImageTransform(processor, augmentation)),
-        eval_dataset={"validation": splits["validation"].with_transform(ImageTransform(processor))},
+        train_dataset=views["train"],
+        eval_dataset={"validation": views["validation"]},
         processing_class=None if isinstance(processor, TimmWrapperImageProcessor) else processor,  # in config.json
         data_collator=collate,
+        train_collator=collator,
         compute_metrics=_compute_metrics,
         compute_loss_func=partial(cross_entropy, label_smoothing=training.label_smoothing_factor),
         callbacks=callbacks,
@@ -261,7 +323,7 @@ def _announce(origin: str, splits: DatasetDict, skipped: Skipped, run: Path) -> 
         logger.warning("%s", report_skipped(skipped, run / "skipped.csv"))
 
 
-def _finish(trainer: DetectorTrainer, processor: BaseImageProcessor, splits: DatasetDict, started: float) -> None:
+def _finish(trainer: DetectorTrainer, views: dict[str, Any], splits: DatasetDict, started: float) -> None:
     """Put the best checkpoint at the root of the run directory and everything measured of it beside it."""
     run = Path(str(trainer.args.output_dir))
     best = trainer.state.best_model_checkpoint
@@ -273,9 +335,8 @@ def _finish(trainer: DetectorTrainer, processor: BaseImageProcessor, splits: Dat
     tables = {}
     for name in ("validation", "test"):
         if name in splits:
-            rows = splits[name]
-            output = trainer.predict(rows.with_transform(ImageTransform(processor)))
-            tables[name] = predictions_table(rows, np.asarray(output.predictions))
+            output = trainer.predict(views[name])
+            tables[name] = predictions_table(splits[name], np.asarray(output.predictions))
     if not trainer.is_world_process_zero():
         return
     _save_detector(trainer, run)
@@ -322,7 +383,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else processes on a CPU do not find each other
-    arguments = parse_recipe(RECIPE, list(argv or []), "hf-deepfake train")
+    names = [f"  {name:<15} {line}" for name, line in TRANSFORMS.items()]
+    epilog = "\n".join(["transforms of training images, by name for --transforms:", *names])
+    arguments = parse_recipe(RECIPE, list(argv or []), "hf-deepfake train", epilog)
     run = train(*arguments)
     if PartialState().is_main_process:
         logger.info("wrote %s (checkpoint, predictions, plots, README.md, results.json)", run)

@@ -11,7 +11,8 @@ import transformers
 from conftest import draw_image
 from PIL import Image
 
-from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError, open_rgb
+from hf_deepfake.ensemble.hub import image_processing_deepfake_ensemble as image_processing
+from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError, open_rgb, rgb_pixels
 
 GREY = Image.fromarray(np.array([[0, 100], [200, 255]], np.uint8))
 COLOUR = Image.fromarray(np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]]], np.uint8))
@@ -177,3 +178,32 @@ def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UnreadableImageError, match=r"1600 pixels.*decompression bomb"):
         open_rgb(encode(draw_image(0, 0), "PNG"))
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_turbojpeg_gives_the_pixels_of_pil(mode: str, subsampling: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encode(draw_image(1, 0, 45).convert(mode), "JPEG", quality=70, subsampling=subsampling)
+    fast = decoded(content)
+    monkeypatch.setattr(image_processing, "simplejpeg", None)
+    np.testing.assert_array_equal(fast, decoded(content))
+    np.testing.assert_array_equal(rgb_pixels(content), fast)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_turbojpeg_turns_as_pil_does(orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encode(draw_image(1, 0).crop((0, 0, 40, 24)), "JPEG", exif=exif)
+    fast = decoded(content)
+    monkeypatch.setattr(image_processing, "simplejpeg", None)
+    np.testing.assert_array_equal(fast, decoded(content))
+
+
+def test_scaled_decoding_keeps_the_asked_side() -> None:
+    content = encode(draw_image(1, 0, 160).crop((0, 0, 160, 120)), "JPEG")
+    assert rgb_pixels(content).shape == (120, 160, 3)
+    assert rgb_pixels(content, smallest_side=50).shape == (60, 80, 3)
+    assert rgb_pixels(content, smallest_side=61).shape[0] >= 61
+    assert rgb_pixels(content, smallest_side=500).shape == (120, 160, 3)
+    assert rgb_pixels(encode(COLOUR, "PNG"), smallest_side=1).shape == (2, 2, 3)

@@ -199,7 +199,7 @@ def test_data_of_links_that_lead_out_name_the_flag_that_follows_them(tmp_path: P
     for file, blob in (("real/a.jpg", "1"), ("fake/b.jpg", "2")):
         (root / file).parent.mkdir(parents=True)
         (root / file).symlink_to(tmp_path / "blobs" / blob)
-    with pytest.raises(InputError, match=r"abc: no images.*2 links lead out of it; --follow_links true follows them"):
+    with pytest.raises(InputError, match=r"abc: no images.*2 links lead out of it; --follow_links follows them"):
         load(root)
     assert told(load(root, follow_links=True)) == {"all": {"real/a.jpg": 0, "fake/b.jpg": 1}}
 

