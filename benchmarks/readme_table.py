@@ -1,20 +1,27 @@
-"""Print the README's table of results from `benchmarks/results/*.json`; with --write, put it there."""
+"""Print the published results of `benchmarks/results/*.json` as Markdown; with --write, put them into both READMEs.
+
+Results of detectors stand in the README, figures of speed and of the data in benchmarks/README.md.
+"""
 
 import argparse
 import json
+import platform
 from pathlib import Path
+from typing import Any
 
 from hf_deepfake.evaluation.tables import metrics_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- table: python benchmarks/readme_table.py --write -->", "<!-- end of table -->"
 
 
 def readme_table() -> str:
-    """Every published result as Markdown."""
+    """Every published result of detectors."""
     parts = []
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        results = json.loads(path.read_text(encoding="utf-8"))
+    for results in _results():
+        if "comparison" not in results:
+            continue
         minutes = results["training_minutes"]
         parts += [
             f"**{results['title']}.** {results['images']} {results['machine']}. Training took "
@@ -29,18 +36,65 @@ def readme_table() -> str:
     return "\n".join(parts)
 
 
-def write(readme: Path) -> None:
-    """Put the table between its two marks."""
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
+def figures_table() -> str:
+    """Every other published figure."""
+    parts = []
+    for results in _results():
+        if "rows" not in results:
+            continue
+        columns = list(results["rows"][0])
+        parts += [
+            f"**{results['title']}.** {results['machine']}. Made by `{results['command']}`.",
+            "",
+            f"| {' | '.join(columns)} |",
+            f"|{'---|' * len(columns)}",
+            *(f"| {' | '.join(str(row[column]) for column in columns)} |" for row in results["rows"]),
+            "",
+        ]
+    return "\n".join(parts)
+
+
+TABLES = {ROOT / "README.md": readme_table, ROOT / "benchmarks" / "README.md": figures_table}
+
+
+def save_figures(name: str, title: str, command: str, machine: str, rows: list[dict[str, Any]]) -> None:
+    """Store figures of a benchmark under its name; the rows have the same columns."""
+    figures = {"title": title, "command": command, "machine": machine, "rows": rows}
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"wrote {path}; now python benchmarks/readme_table.py --write")
+
+
+def machine() -> str:
+    """The processor that a figure was measured on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"Measured on 2 CPU cores ({names[0] if names else platform.processor()})"
+
+
+def _results() -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+
+
+def between(readme: Path) -> str:
+    """What stands between the two marks."""
+    return readme.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+
+
+def write(readme: Path, table: str) -> None:
+    """Put a table between the two marks."""
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}\n{readme_table()}\n{END}{after}", encoding="utf-8")
+    readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true")
-    if parser.parse_args().write:
-        write(ROOT / "README.md")
-    else:
-        print(readme_table())
+    wanted = parser.parse_args().write
+    for readme, table in TABLES.items():
+        if wanted:
+            write(readme, table())
+        else:
+            print(table())

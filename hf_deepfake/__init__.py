@@ -18,12 +18,14 @@ _PUBLIC = {
     "EnsembleImageProcessor": "hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble",
     "DeepfakeEnsemblePipeline": "hf_deepfake.ensemble.hub.pipeline_deepfake_ensemble",
     "InputError": "hf_deepfake.errors",
+    "audit_dataset": "hf_deepfake.data.audit",
     "build_ensemble": "hf_deepfake.ensemble.building",
     "detection_metrics": "hf_deepfake.evaluation.metrics",
     "evaluate_detector": "hf_deepfake.evaluation.benchmark",
     "load_data": "hf_deepfake.data.loading",
     "load_detector": "hf_deepfake.models.detector",
     "predict": "hf_deepfake.serving.predict",
+    "synthesize": "hf_deepfake.data.synthesis",
     "train": "hf_deepfake.training.train",
 }
 

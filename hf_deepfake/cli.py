@@ -8,20 +8,23 @@ from types import ModuleType
 import wrapt
 
 from hf_deepfake.errors import InputError
+from hf_deepfake.printing import printable
 
 COMMANDS = {
     "demo": ("hf_deepfake.demo", "train, vote and score a small ensemble, start to finish"),
+    "audit": ("hf_deepfake.data.audit", "check a data set: broken files, duplicates, leaks, shortcuts"),
     "train": ("hf_deepfake.training.train", "fine-tune a detector from a recipe"),
     "ensemble": ("hf_deepfake.ensemble.building", "combine checkpoints into one"),
     "evaluate": ("hf_deepfake.evaluation.benchmark", "measure checkpoints on labelled images"),
     "predict": ("hf_deepfake.serving.predict", "score images, folders or lists"),
+    "synthesize": ("hf_deepfake.data.synthesis", "make self-blended fakes of real photographs"),
 }
 
 USAGE = "\n".join(
     [
         "usage: hf-deepfake <command> [flags]",
         "",
-        *(f"  {name:<9} {summary}" for name, (_, summary) in COMMANDS.items()),
+        *(f"  {name:<10} {summary}" for name, (_, summary) in COMMANDS.items()),
         "",
         "`hf-deepfake <command> --help` lists that command's flags.",
     ]
@@ -47,11 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = importlib.import_module(COMMANDS[name][0]).main(rest)
     except InputError as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        message = str(error).rsplit("InputError: ", 1)[-1]  # a worker process puts its traceback before
+        print(f"error: {printable(' '.join(message.splitlines()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
-            "interrupted; a training goes on with --resume_from_checkpoint true, the demo by itself", file=sys.stderr
+            "interrupted; a training goes on with --resume_from_checkpoint true, the demo and synthesize by themselves",
+            file=sys.stderr,
         )
         return 130
     return status

@@ -13,3 +13,8 @@ def printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, short enough for one of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

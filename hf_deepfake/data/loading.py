@@ -20,7 +20,9 @@ from hf_deepfake.recipe import DataArguments
 SPLITS = ("train", "validation", "test")
 
 
-def load_data(data: DataArguments, labelled: bool = True, both_classes: bool = True) -> DatasetDict:
+def load_data(
+    data: DataArguments, labelled: bool = True, both_classes: bool = True, leaks: bool = False
+) -> DatasetDict:
     """Read a data set in any supported layout and give it the columns and splits of this package.
 
     Folders: `[…/]{train,validation,test}/…/{real,fake}/…/*.jpg` with the aliases of `labels.py`, or without
@@ -32,6 +34,7 @@ def load_data(data: DataArguments, labelled: bool = True, both_classes: bool = T
         data: What to read and how to split it.
         labelled: False for images to be scored only: labels need not be told, and nothing is split.
         both_classes: False where images of one class will do, as in a benchmark of real photographs only.
+        leaks: True where a group may stand in two splits, as in an audit, which reports it.
 
     Returns:
         Splits with the columns `image` (undecoded bytes or path), `label` (`ClassLabel` real, fake), `file` (the
@@ -48,7 +51,7 @@ def load_data(data: DataArguments, labelled: bool = True, both_classes: bool = T
         return DatasetDict(all=rows)
     if both_classes:
         _require_both_classes(rows, data.dataset_name)
-    return in_splits(rows, data)
+    return in_splits(rows, data, leaks)
 
 
 def load_splits(data: DataArguments, both_classes: bool = True) -> DatasetDict:
@@ -195,11 +198,11 @@ def _require_both_classes(rows: Dataset, source: str) -> None:
         )
 
 
-def in_splits(rows: Dataset, data: DataArguments) -> DatasetDict:
+def in_splits(rows: Dataset, data: DataArguments, leaks: bool = False) -> DatasetDict:
     """Divide rows by their column `split`, the groups found in their paths where `group_by` is no column.
 
     Raises:
-        InputError: If a path has no group, or a group stands in two splits.
+        InputError: If a path has no group, or a group stands in two splits, unless `leaks` are allowed.
     """
     if data.group_by is not None and "group" not in rows.column_names:
         rows = rows.add_column("group", groups_of(rows["file"][:], data.group_by, data.dataset_name))
@@ -210,5 +213,6 @@ def in_splits(rows: Dataset, data: DataArguments) -> DatasetDict:
         splits = DatasetDict(
             {split: plain.select(np.flatnonzero(column == split)) for split in SPLITS if split in column}
         )
-    check_groups(splits, data.dataset_name)
+    if not leaks:
+        check_groups(splits, data.dataset_name)
     return splits

@@ -13,10 +13,10 @@ from torch.utils import data as torch_data
 from hf_deepfake.data.loading import groups_of, in_splits
 from hf_deepfake.data.shards import hold, open_streams
 from hf_deepfake.data.splitting import check_classes
-from hf_deepfake.data.tables import find_columns, first_line, name_in_shard, read_labels, standardise
+from hf_deepfake.data.tables import find_columns, name_in_shard, read_labels, standardise
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError
 from hf_deepfake.errors import InputError
-from hf_deepfake.printing import printable
+from hf_deepfake.printing import first_line, printable
 from hf_deepfake.recipe import DataArguments
 
 _MOST_LISTED, _MOST_UNREADABLE = 10, 100

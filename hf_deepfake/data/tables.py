@@ -24,6 +24,7 @@ from datasets import (
 
 from hf_deepfake import labels
 from hf_deepfake.errors import InputError
+from hf_deepfake.printing import first_line
 from hf_deepfake.recipe import DataArguments
 
 TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet"))
@@ -114,11 +115,6 @@ def load_hub(data: DataArguments, streaming: bool = False) -> Any:
         ) from error
 
 
-def first_line(error: Exception) -> str:
-    """What a library's error says, short enough for one of ours."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _as_splits(loaded: Dataset | DatasetDict) -> DatasetDict:
     return loaded if isinstance(loaded, DatasetDict) else DatasetDict(all=loaded)
 
@@ -178,7 +174,7 @@ def name_in_shard(url: str, key: str) -> str:
 
 
 def _posix(name: Any) -> str:
-    return str(name).replace("\\", "/")
+    return str(name) if str(name).startswith("/") else str(name).replace("\\", "/")
 
 
 def find_columns(rows: Any, data: DataArguments, labelled: bool, source: str) -> dict[str, str]:

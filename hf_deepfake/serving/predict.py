@@ -20,6 +20,7 @@ from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.labels import NAMES
 from hf_deepfake.models.detector import load_detector
+from hf_deepfake.printing import printable
 from hf_deepfake.recipe import DataArguments
 from hf_deepfake.writing import whole
 
@@ -34,6 +35,7 @@ def predict(
     name_or_path: str,
     inputs: Sequence[str | os.PathLike[str]],
     image_root: str | None = None,
+    follow_links: bool = False,
     threshold: float | None = None,
     fake_label: str | None = None,
     batch_size: int = 16,
@@ -45,6 +47,7 @@ def predict(
         name_or_path: Checkpoint folder or Hub id.
         inputs: Images, folders of images, tables that name images, or addresses.
         image_root: Folder that a table's image names start from; the table's own by default.
+        follow_links: Follow links that lead out of a folder.
         threshold: Probability from which the verdict is fake; the checkpoint's own by default, 0.5 where it has none.
         fake_label: The checkpoint's label that means fake, where its names do not tell.
         batch_size: Images a forward pass.
@@ -59,7 +62,7 @@ def predict(
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold}: must be between 0 and 1.")
-    named = _named_images(inputs, image_root)
+    named = _named_images(inputs, image_root, follow_links)
     images = [image for _, image in named]
     model, processor, fake_column = load_detector(name_or_path, fake_label=fake_label)
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
@@ -77,7 +80,9 @@ def predict(
     return pd.DataFrame(columns).astype({"label": object, "error": object})  # None, not NaN, where there is none
 
 
-def _named_images(inputs: Sequence[str | os.PathLike[str]], image_root: str | None) -> list[tuple[str, Any]]:
+def _named_images(
+    inputs: Sequence[str | os.PathLike[str]], image_root: str | None, follow_links: bool
+) -> list[tuple[str, Any]]:
     """Name of each image, and what to decode it from."""
     named: list[tuple[str, Any]] = []
     for item in [os.fspath(given) for given in inputs]:
@@ -85,7 +90,8 @@ def _named_images(inputs: Sequence[str | os.PathLike[str]], image_root: str | No
         if item.startswith(("http://", "https://")):
             named.append((item, item))
         elif path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES:
-            rows = everything(load_data(DataArguments(dataset_name=item, image_root=image_root), labelled=False))
+            data = DataArguments(dataset_name=item, image_root=image_root, follow_links=follow_links)
+            rows = everything(load_data(data, labelled=False))
             named += [
                 (file if image["bytes"] is not None else image["path"], image)
                 for file, image in zip(rows["file"], rows["image"], strict=True)
@@ -104,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, metavar="DIR", help="detector or ensemble: folder or Hub id")
     parser.add_argument("--output", type=Path, metavar="TABLE", help="write a .csv, .jsonl or .parquet table")
     parser.add_argument("--image_root", help="folder that a table's image names start from")
+    parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of a folder")
     parser.add_argument("--threshold", type=float, help="verdict fake from here; default: the checkpoint's own")
     parser.add_argument("--fake_label", help="the checkpoint's label that means fake, where its names do not tell")
     parser.add_argument("--batch_size", type=int, default=16)
@@ -133,4 +140,4 @@ def _print(table: pd.DataFrame) -> None:
 
 
 def _say(line: str, console: Console) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
