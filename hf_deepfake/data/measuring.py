@@ -67,15 +67,15 @@ def measure_images(rows: datasets.Dataset, quiet: bool = False) -> pd.DataFrame:
 
         - `error`: None, or why the image cannot be read.
         - `sha256` of the file's content, of broken files too; empty where there is no file.
-        - `phash`: 64 bits, packed. `signature`: the picture's detail in `SIGNATURE_SIDE` × `SIGNATURE_SIDE` int8,
-          all zeros for a picture without any.
+        - `phash`: 64 bits, packed. `signature`: the picture's detail in `SIGNATURE_SIDE` by `SIGNATURE_SIDE`
+          int8, all zeros for a picture without any.
         - `width`, `height` as stored, before the EXIF orientation; `bytes`; `bits_per_pixel`; `format` and `mode` as
           PIL names them; `extension_matches`: False for a PNG that is named .jpg; `exif`; `frames`.
         - `jpeg_quality`: the libjpeg quality with the nearest quantisation table; `jpeg_subsampling` ("4:2:0");
           `jpeg_tables`: the same for equal tables.
         - `mean_red`, `mean_green`, `mean_blue` in [0, 255].
         - `spectrum_00` …: natural logarithm of the power of the luminance between `band / 32` and `(band + 1) / 32`
-          cycles a pixel, of at most 256 × 256 pixels at the centre. They are not resized, as it is the finest detail
+          cycles a pixel, of at most 256 by 256 pixels at the centre. They are not resized, as it is the finest detail
           that an upsampling generator gets wrong (Durall et al., Watch your Up-Convolution, CVPR 2020).
     """
     Image.init()  # the plugins are registered once, not by several threads at a time
@@ -150,7 +150,8 @@ def _standard_tables() -> NDArray[np.int64]:
     for quality in range(1, 101):
         buffer = io.BytesIO()
         Image.new("L", (8, 8)).save(buffer, "JPEG", quality=quality)
-        tables.append(Image.open(buffer).quantization[0])
+        buffer.seek(0)
+        tables.append(JpegImageFile(buffer).quantization[0])
     return np.array(tables)
 
 

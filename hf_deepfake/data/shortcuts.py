@@ -26,18 +26,18 @@ Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 _FOLDS = 5
 _CATEGORIES = 20  # of a column; of more, the rarest are one
 _RESAMPLES = 1000
-_METADATA = {
-    "width": "width",
-    "height": "height",
-    "aspect": "aspect ratio",
-    "bytes": "file size",
-    "bits_per_pixel": "bits per pixel",
+_METADATA = {  # of two that tell as much the first is named
     "format": "format",
     "mode": "colour mode",
     "jpeg_quality": "JPEG quality",
     "jpeg_tables": "JPEG quantisation tables",
     "jpeg_subsampling": "JPEG chroma subsampling",
     "exif": "presence of EXIF",
+    "width": "width",
+    "height": "height",
+    "aspect": "aspect ratio",
+    "bytes": "file size",
+    "bits_per_pixel": "bits per pixel",
 }
 
 

@@ -74,10 +74,12 @@ def load_predictions(path: Path) -> pd.DataFrame:
 
 
 class _Views(torch.utils.data.Dataset[dict[str, Any]]):
-    """Preprocesses an image, or says why it cannot be read."""
+    """Preprocesses an image, or every face of it, or says why it cannot be read."""
 
-    def __init__(self, images: Sequence[Any], processor: BaseImageProcessor, reader: ImageReader | None) -> None:
-        self.images, self.processor, self.reader = images, processor, reader
+    def __init__(
+        self, images: Sequence[Any], processor: BaseImageProcessor, reader: ImageReader | None, every_face: bool
+    ) -> None:
+        self.images, self.processor, self.reader, self.every_face = images, processor, reader, every_face
 
     def __len__(self) -> int:
         return len(self.images)
@@ -85,21 +87,25 @@ class _Views(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
             image = self.images[index]
-            views = self.processor([self.reader(image) if self.reader else image], return_tensors="pt")
+            read = self.reader.crops(image, self.every_face) if self.reader else [image]
+            return {"index": index, "views": dict(self.processor(read, return_tensors="pt"))}
         except UnreadableImageError as error:
             return {"index": index, "error": str(error)}
-        return {"index": index, "views": {name: tensor[0] for name, tensor in views.items()}}
 
 
-def _collate_readable(items: list[dict[str, Any]]) -> tuple[list[int], dict[str, torch.Tensor], dict[int, str]]:
+def _collate_readable(
+    items: list[dict[str, Any]],
+) -> tuple[list[int], list[int], dict[str, torch.Tensor], dict[int, str]]:
+    """Indices of the readable images, views of each, all views in one batch, and what is wrong with the others."""
     readable = [item for item in items if "views" in item]
+    counts = [len(next(iter(item["views"].values()))) for item in readable]
     views = (
-        {name: torch.stack([item["views"][name] for item in readable]) for name in readable[0]["views"]}
+        {name: torch.cat([item["views"][name] for item in readable]) for name in readable[0]["views"]}
         if readable
         else {}
     )
     errors = {item["index"]: item["error"] for item in items if "error" in item}
-    return [item["index"] for item in readable], views, errors
+    return [item["index"] for item in readable], counts, views, errors
 
 
 def score_images(
@@ -109,6 +115,7 @@ def score_images(
     fake_column: int = labels.FAKE,
     batch_size: int = 16,
     num_workers: int = 0,
+    every_face: bool = False,
 ) -> Iterator[tuple[list[int], NDArray[np.float64], dict[int, str]]]:
     """Score images batch by batch; one that cannot be read costs its row, not the run.
 
@@ -119,21 +126,32 @@ def score_images(
         fake_column: Index of the model's logit that means fake.
         batch_size: Images a forward pass.
         num_workers: Processes that decode.
+        every_face: For a detector that reads faces: score every face of an image, and let the one that is most likely
+            fake speak for it.
 
     Yields:
         Indices of the scored images, their logits of shape `(scored, 2)` with columns real and fake, and
         for each unreadable image of the batch the reason by index.
     """
     loader = DataLoader(
-        _Views(images, processor, reader_of(model.config)),
+        _Views(images, processor, reader_of(model.config), every_face),
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_collate_readable,
     )
-    for indices, views, errors in loader:
+    for indices, counts, views, errors in loader:
         logits = np.zeros((0, 2))
         if indices:
             views = {name: tensor.to(model.device, model.dtype) for name, tensor in views.items()}
             with torch.inference_mode():
                 logits = model(**views).logits.double().cpu().numpy()
-        yield indices, logits if fake_column == labels.FAKE else logits[:, ::-1], errors
+        logits = logits if fake_column == labels.FAKE else logits[:, ::-1]
+        yield indices, _most_likely_fake(logits, counts), errors
+
+
+def _most_likely_fake(logits: NDArray[np.float64], counts: list[int]) -> NDArray[np.float64]:
+    """Of each image's rows, as many as `counts` says, the one with the largest margin."""
+    if len(logits) == len(counts):
+        return logits
+    parts = np.split(logits, np.cumsum(counts)[:-1])
+    return np.stack([part[np.argmax(part[:, 1] - part[:, 0])] for part in parts])

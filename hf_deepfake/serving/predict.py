@@ -40,6 +40,7 @@ def predict(
     fake_label: str | None = None,
     batch_size: int = 16,
     num_workers: int = 0,
+    every_face: bool = False,
 ) -> pd.DataFrame:
     """Score images with a detector or an ensemble.
 
@@ -52,13 +53,16 @@ def predict(
         fake_label: The checkpoint's label that means fake, where its names do not tell.
         batch_size: Images a forward pass.
         num_workers: Processes that decode.
+        every_face: For a detector that reads faces: an image is as fake as the most suspicious of its faces, not as its
+            largest.
 
     Returns:
         One row an image, in the order given: `image`, `prob_fake`, `label` (`real` or `fake`) and `error`, which is
         empty unless the image could not be read.
 
     Raises:
-        InputError: If the model cannot be loaded, an input does not exist or the threshold is no probability.
+        InputError: If the model cannot be loaded or does not read faces, an input does not exist or the threshold is no
+            probability.
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold}: must be between 0 and 1.")
@@ -66,11 +70,14 @@ def predict(
     images = [image for _, image in named]
     model, processor, fake_column = load_detector(name_or_path, fake_label=fake_label)
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    if every_face and "face_crop" not in getattr(model.config, "reading", {}):
+        raise InputError(f"--every_face: {name_or_path} does not read faces; it was trained without --face_crop.")
     threshold = threshold if threshold is not None else float(getattr(model.config, "threshold", 0.5))
     prob_fake = np.full(len(images), np.nan)
     reasons: list[str | None] = [None] * len(images)
     with tqdm(total=len(images), desc="Scoring", unit="image", delay=1) as progress:
-        for indices, logits, errors in score_images(model, processor, images, fake_column, batch_size, num_workers):
+        scores = score_images(model, processor, images, fake_column, batch_size, num_workers, every_face)
+        for indices, logits, errors in scores:
             prob_fake[indices] = expit(logits[:, 1] - logits[:, 0])
             for index, reason in errors.items():
                 reasons[index] = reason
@@ -113,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of a folder")
     parser.add_argument("--threshold", type=float, help="verdict fake from here; default: the checkpoint's own")
     parser.add_argument("--fake_label", help="the checkpoint's label that means fake, where its names do not tell")
+    parser.add_argument("--every_face", action="store_true", help="judge an image by its most suspicious face")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--num_workers", type=int, default=0, help="processes that decode")
     arguments = vars(parser.parse_args(argv))

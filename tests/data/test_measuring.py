@@ -122,6 +122,7 @@ def _bomb() -> bytes:
     )
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_an_animation_that_breaks_off_after_its_first_frame_is_readable(tmp_path: Path) -> None:
     path = save(NOISE, tmp_path / "a.tif", save_all=True, append_images=[NOISE] * 2)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -147,10 +148,10 @@ def test_the_mean_colour_is_that_of_the_pixels(tmp_path: Path) -> None:
 
 def test_white_noise_has_its_variance_in_every_band(tmp_path: Path) -> None:
     """With a window of unit energy, the expected power of white noise is its variance, whatever the image's size."""
-    for side in (64, 300):
+    for side in (150, 300):
         grey = np.random.default_rng(side).normal(128, 20, (side, side)).clip(0, 255).astype(np.uint8)
         found = spectrum(measure(save(Image.fromarray(grey), tmp_path / f"{side}.png"), name=f"{side}.csv"))[0]
-        np.testing.assert_allclose(found[1:], np.log(grey.var()), atol=0.35)
+        np.testing.assert_allclose(found[4:], np.log(grey.var()), atol=0.25)  # the lowest hold few frequencies
 
 
 @pytest.mark.parametrize(("period", "band"), [(16, 2), (4, 8), (3, 10)])

@@ -149,7 +149,7 @@ def test_a_reader_that_scales_and_one_that_crops_are_used(monkeypatch: pytest.Mo
     )
     assert 0 < (whole - scaled).abs().mean() < 0.2
     monkeypatch.setattr(FaceCropper, "__init__", lambda self: None)
-    monkeypatch.setattr(FaceCropper, "crops", lambda self, image: [image.crop((50, 50, 150, 150))])
+    monkeypatch.setattr(FaceCropper, "crops", lambda self, image, every: [image.crop((50, 50, 150, 150))])
     reader = ImageReader(face_crop={})
     expected = processor()(draw_image_decoded(rows).crop((50, 50, 150, 150)), return_tensors="pt")["pixel_values"][0]
     for arguments in (None, AugmentationArguments(**OFF)):  # type: ignore[arg-type]

@@ -256,6 +256,7 @@ def test_an_ensemble_folder_holds_a_checkpoint_its_votes_and_its_measures(
         "README.md",
         "config.json",
         "configuration_deepfake_ensemble.py",
+        "face_cropping_deepfake_ensemble.py",
         "image_processing_deepfake_ensemble.py",
         "model.safetensors",
         "modeling_deepfake_ensemble.py",

@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import draw_image
+from conftest import draw_image, save_tiny_timm
 from datasets import Dataset
 from transformers import ViTForImageClassification, ViTImageProcessor
 
 from hf_deepfake import InputError
+from hf_deepfake.ensemble.hub.face_cropping_deepfake_ensemble import FaceCropper
 from hf_deepfake.evaluation.predictions import load_predictions, predictions_table, save_predictions, score_images
+from hf_deepfake.models.detector import load_detector
 
 
 def rows(**columns: Any) -> Dataset:
@@ -99,3 +101,22 @@ def test_the_number_of_processes_does_not_change_the_scores(tiny_vit: ViTForImag
         for workers in (0, 1)
     )
     np.testing.assert_array_equal(alone, shared)
+
+
+def test_the_most_suspicious_face_speaks_for_an_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model, processor, _ = load_detector(str(save_tiny_timm(tmp_path / "run")))
+    boxes = [(0, 0, 20, 20), (20, 20, 40, 40), (0, 20, 20, 40)]
+    monkeypatch.setattr(FaceCropper, "__init__", lambda self: None)
+    monkeypatch.setattr(
+        FaceCropper, "crops", lambda self, image, every=False: [image.crop(box) for box in boxes[: 3 if every else 1]]
+    )
+    images = [draw_image(label, seed) for label in (0, 1) for seed in range(2)]
+    parts = [image.crop(box) for image in images for box in boxes]
+    alone = next(score_images(model, processor, parts))[1].reshape(4, 3, 2)
+    margins = alone[..., 1] - alone[..., 0]
+    model.config.reading = {"face_crop": {}}
+    largest = next(score_images(model, processor, images))[1]
+    np.testing.assert_allclose(largest, alone[:, 0], atol=1e-5)
+    every = next(score_images(model, processor, images, every_face=True))[1]
+    np.testing.assert_allclose(every[:, 1] - every[:, 0], margins.max(1), atol=1e-5)
+    assert margins.argmax(1).any()

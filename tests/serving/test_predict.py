@@ -169,3 +169,8 @@ def test_wrong_input_is_one_line_and_exit_status_2(
         assert "\n" not in printed
     assert run("--model", tmp_path / "none", files[0]) == 2
     assert "none: cannot be loaded" in capsys.readouterr().err
+
+
+def test_every_face_needs_a_detector_that_reads_faces(ensemble: Path, files: list[Path]) -> None:
+    with pytest.raises(InputError, match=r"--every_face: .* does not read faces"):
+        predict(str(ensemble), files, every_face=True)

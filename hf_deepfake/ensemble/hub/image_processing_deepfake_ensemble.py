@@ -139,8 +139,12 @@ class ImageReader:
 
     def __call__(self, image: Any) -> Image.Image:
         """A PIL image of mode RGB, from anything that `open_rgb` takes."""
+        return self.crops(image)[0]
+
+    def crops(self, image: Any, every_face: bool = False) -> list[Image.Image]:
+        """The largest face or every face; the whole image where none is found or faces are not cut out."""
         opened = Image.fromarray(rgb_pixels(image, self.smallest_side)) if self.smallest_side else open_rgb(image)
-        return self.cropper.crops(opened)[0] if self.cropper else opened
+        return self.cropper.crops(opened, every_face) if self.cropper else [opened]
 
     def pixels(self, image: Any) -> NDArray[np.uint8]:
         """The same as an array of shape `(height, width, 3)`."""
