@@ -22,7 +22,7 @@ from hf_deepfake.evaluation.predictions import load_predictions, predictions_tab
 from hf_deepfake.models.detector import load_detector
 from hf_deepfake.recipe import DataArguments
 
-SIDE, EPOCHS = 128, 5
+SIDE, EPOCHS = 128, 3
 
 
 def main() -> None:
