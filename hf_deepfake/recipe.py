@@ -142,7 +142,7 @@ class ModelArguments:
     dct_scaling: bool = dataclasses.field(
         default=False,
         metadata={
-            "help": "Decode large JPEGs at a smaller scale: faster, but it costs traces. Stored in the checkpoint."
+            "help": "Decode large JPEGs at a smaller scale: faster, but it changes traces. Stored in the checkpoint."
         },
     )
     channels_last: bool = dataclasses.field(
