@@ -26,8 +26,8 @@ class ImageTransform:
     """Decode to RGB, blend and augment if told to, then the checkpoint's own image processor.
 
     Used with `Dataset.set_transform`, so images are decoded when their batch is made. Without `arguments` nothing but
-    the processor touches the image. With them its steps run on 8-bit tensors instead of PIL images, which is two to
-    four times as fast (`benchmarks/input_pipeline.py`) and stays within one grey level of the processor's own result.
+    the processor touches the image. With them its steps run on 8-bit tensors instead of PIL images, which is about
+    twice as fast and within two grey levels of the processor's own result (`benchmarks/input_pipeline.py`).
 
     Args:
         processor: Image processor of the checkpoint.
@@ -119,8 +119,8 @@ def _doubled(rows: Dataset, seed: int) -> Dataset:
 def tensor_view(processor: BaseImageProcessor) -> Callable[[torch.Tensor], torch.Tensor]:
     """What the processor does, for one 8-bit tensor of shape `(3, height, width)`.
 
-    Resizing, cropping and normalising in that order, as most processors do, takes torch a third of the time; torchvision
-    resizes 8-bit tensors to within one grey level of PIL. A processor that does anything else is called itself.
+    Resizing, cropping and normalising in that order, as most processors do, takes torch less time; torchvision
+    resizes 8-bit tensors to within one or two grey levels of PIL. A processor that does anything else is called itself.
     """
     view = _timm_view(processor) if isinstance(processor, TimmWrapperImageProcessor) else _transformers_view(processor)
     return view if view is not None else partial(_process, processor)
