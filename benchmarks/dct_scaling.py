@@ -19,6 +19,7 @@ from readme_table import ROOT, machine, save_figures
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.evaluation.benchmark import benchmark_metrics
 from hf_deepfake.evaluation.predictions import load_predictions, predictions_table, score_images
+from hf_deepfake.evaluation.tables import format_metric
 from hf_deepfake.models.detector import load_detector
 from hf_deepfake.recipe import DataArguments
 
@@ -59,9 +60,9 @@ def _read_scaled(run: Path, data: str) -> pd.DataFrame:
 
 def _row(name: str, table: pd.DataFrame) -> dict[str, str]:
     metrics = benchmark_metrics(table)
-    shown = {"decoded": name}
-    for key, label in (("roc_auc", "ROC AUC"), ("accuracy", "accuracy")):
-        shown[label] = f"{metrics[key]:.3f} [{metrics[f'{key}_low']:.3f}, {metrics[f'{key}_high']:.3f}]"
+    shown = {"decoded": name} | {
+        label: format_metric(metrics, key) for key, label in (("roc_auc", "ROC AUC"), ("accuracy", "accuracy"))
+    }
     print(shown, flush=True)
     return shown
 

@@ -8,12 +8,13 @@ the other, are those of the README's section on training; what stands in the out
 
 import argparse
 import json
-import platform
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from readme_table import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMBERS = ("efficientnet_lite0", "mobilenetv2", "mnasnet")
@@ -46,7 +47,7 @@ def main() -> None:
     published = {
         "title": "Photographs (FFHQ) against StyleGAN faces, 256-pixel JPEG",
         "images": f"Images: {counts}.",
-        "machine": f"Measured on 2 CPU cores ({_processor()})",
+        "machine": machine(),
         "command": _published_command(arguments),
         "training_minutes": {name: member["training"]["seconds"] / 60 for name, member in members.items()},
     } | results
@@ -72,13 +73,6 @@ def _make(folder: Path, *arguments: object) -> dict[str, Any]:
         subprocess.run(command, check=True)
     results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return results
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

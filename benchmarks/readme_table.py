@@ -5,6 +5,7 @@ Results of detectors stand in the README, figures of speed and of the data in be
 
 import argparse
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"Measured on 2 CPU cores ({names[0] if names else platform.processor()})"
+    return f"Measured on {os.cpu_count()} CPU cores ({names[0] if names else platform.processor()})"
 
 
 def _results() -> list[dict[str, Any]]:

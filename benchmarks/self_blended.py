@@ -13,6 +13,8 @@ from pathlib import Path
 
 from readme_table import ROOT, machine, save_figures
 
+from hf_deepfake.evaluation.tables import format_metric
+
 
 def main() -> None:
     """Train, test on self-blends of the people kept back, and evaluate on the unseen sets."""
@@ -47,14 +49,10 @@ def main() -> None:
         machine=machine(),
         rows=[
             {"test images": name, "images": values["images"]}
-            | {label: _with_interval(values, key) for key, label in (("roc_auc", "ROC AUC"), ("accuracy", "accuracy"))}
+            | {label: format_metric(values, key) for key, label in (("roc_auc", "ROC AUC"), ("accuracy", "accuracy"))}
             for name, values in metrics.items()
         ],
     )
-
-
-def _with_interval(values: dict[str, float], key: str) -> str:
-    return f"{values[key]:.3f} [{values[f'{key}_low']:.3f}, {values[f'{key}_high']:.3f}]"
 
 
 if __name__ == "__main__":
