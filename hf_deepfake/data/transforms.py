@@ -117,10 +117,11 @@ def _doubled(rows: Dataset, seed: int) -> Dataset:
 
 
 def tensor_view(processor: BaseImageProcessor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What the processor does, for one 8-bit tensor of shape `(3, height, width)`.
+    """What the processor does, for one RGB tensor of shape `(3, height, width)` from 0 to 255.
 
     Resizing, cropping and normalising in that order, as most processors do, takes torch less time; torchvision
     resizes 8-bit tensors to within one or two grey levels of PIL. A processor that does anything else is called itself.
+    Floating-point tensors keep their gradient, and are not rounded.
     """
     view = _timm_view(processor) if isinstance(processor, TimmWrapperImageProcessor) else _transformers_view(processor)
     return view if view is not None else partial(_process, processor)
@@ -131,35 +132,55 @@ def _timm_view(processor: TimmWrapperImageProcessor) -> Callable[[torch.Tensor],
     if [type(step).__name__ for step in steps] != ["Resize", "CenterCrop", "MaybeToTensor", "Normalize"]:
         return None
     resize, crop, _, normalise = steps
-    return partial(_view, resize.size, resize.interpolation, crop.size, normalise.mean, normalise.std)
+    return partial(_view, resize.size, resize.interpolation, crop, normalise.mean, normalise.std)
 
 
 def _transformers_view(processor: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """None unless it gives what the processor itself makes of an image."""
     noise = torch.randint(256, (3, 97, 131), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     try:
-        size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
-        view = partial(
-            _view,
-            [size.shortest_edge] if size.shortest_edge else [size.height, size.width],
-            processor.resample,
-            [crop.height, crop.width] if crop else None,
-            torch.tensor(processor.image_mean),
-            torch.tensor(processor.image_std),
-        )
+        size, crop_size = _geometry(processor)
+        crop = partial(processor.center_crop, size=crop_size) if crop_size else None
+        black, white = (_process(processor, torch.full_like(noise, value)).amax((1, 2)) for value in (0, 255))
+        std = 1 / (white - black)  # measured, since not every processor normalises once by its mean and deviation
+        view = partial(_view, size, processor.resample, crop, -black * std, std)
         same = torch.allclose(view(noise), _process(processor, noise), atol=1e-4)
     except (AttributeError, TypeError, ValueError, RuntimeError):
         return None
     return view if same else None
 
 
+def _geometry(processor: Any) -> tuple[list[int], Any]:
+    """What is resized to, and the size of what is cut out of that."""
+    size, crop_size = processor.size, processor.crop_size if processor.do_center_crop else None
+    edge = size.shortest_edge
+    if edge and getattr(processor, "crop_pct", None):  # ConvNeXt, which crops what is small
+        square = type(size)(height=edge, width=edge)
+        return ([edge, edge], None) if edge >= 384 else ([int(edge / processor.crop_pct)], square)
+    return [edge] if edge else [size.height, size.width], crop_size
+
+
 def _view(
     size: Any, interpolation: Any, crop: Any, mean: torch.Tensor, std: torch.Tensor, pixels: torch.Tensor
 ) -> torch.Tensor:
-    resized = functional.resize(pixels, size, interpolation)
-    cropped = functional.center_crop(resized, crop) if crop is not None else resized
-    view: torch.Tensor = cropped.float().sub_(255 * mean.view(3, 1, 1)).div_(255 * std.view(3, 1, 1))
+    resize = _resize_smoothly if pixels.is_floating_point() else functional.resize
+    resized = resize(pixels, size, interpolation)
+    cropped = crop(resized) if crop is not None else resized
+    mean, std = (255 * value.view(3, 1, 1).to(pixels.device) for value in (mean, std))
+    view: torch.Tensor = cropped.sub(mean).div_(std)
     return view
+
+
+def _resize_smoothly(pixels: torch.Tensor, size: Any, interpolation: Any) -> torch.Tensor:
+    """Resize floating-point values as 8-bit ones are: one direction after the other, each cut to the range.
+
+    Bicubic weights overshoot at edges, by more than ten grey levels, where nothing cuts them. The half level that
+    rounding would take away is left, so that black and white pixels keep their gradient.
+    """
+    height, width = functional.resize(pixels[:1], size, v2.InterpolationMode.NEAREST).shape[-2:]
+    for sides in ([pixels.shape[-2], width], [height, width]):
+        pixels = functional.resize(pixels, sides, interpolation).clamp(-0.5, 255.5)
+    return pixels
 
 
 def _process(processor: BaseImageProcessor, pixels: torch.Tensor) -> torch.Tensor:
