@@ -1,24 +1,26 @@
 """Combine run directories into one checkpoint."""
 
 import argparse
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from transformers import BaseImageProcessor, PreTrainedModel, TimmWrapperImageProcessor
 
+from hf_deepfake.data.fingerprints import load_training_images, save_training_images
 from hf_deepfake.ensemble.fitting import WEIGHTINGS, Fit, fit_ensemble, member_logits
 from hf_deepfake.ensemble.hub.configuration_deepfake_ensemble import VOTINGS, EnsembleConfig
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import EnsembleImageProcessor
 from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import EnsembleForImageClassification
+from hf_deepfake.ensemble.measuring import measure_calibration, measure_thresholds, measure_votes
 from hf_deepfake.errors import InputError
-from hf_deepfake.evaluation.benchmark import benchmark_metrics, environment, save_results
-from hf_deepfake.evaluation.plots import plot_benchmark, plot_comparison
-from hf_deepfake.evaluation.predictions import load_predictions, save_predictions
+from hf_deepfake.evaluation.benchmark import environment, save_results
+from hf_deepfake.evaluation.calibration import CALIBRATIONS
+from hf_deepfake.evaluation.predictions import load_predictions
 from hf_deepfake.evaluation.tables import metrics_table
 from hf_deepfake.models.detector import load_detector
 from hf_deepfake.publishing.card import save_ensemble_card
@@ -31,12 +33,13 @@ def build_ensemble(runs: Sequence[Path], output_dir: Path, **choices: Any) -> di
     """Fit an ensemble on its members' validation predictions and write it as one checkpoint.
 
     Beside the checkpoint stand the voted `predictions/`, `plots/`, `README.md` and `results.json`, whose `comparison`
-    holds every member (uncalibrated, at 0.5) against soft, hard and weighted voting on each split.
+    holds every member (uncalibrated, at 0.5) against soft, hard and weighted voting on each split, `calibration` each
+    member and the vote before and after (cross-fitted), and `operating_points` the error rates at each purpose's threshold.
 
     Args:
         runs: Run directories of the members, in the order in which they are named.
         output_dir: A folder that does not exist yet or is empty.
-        choices: `voting`, `weighting`, `weights`, `calibration` and `threshold` of `fit_ensemble`.
+        choices: `voting`, `weighting`, `weights`, `calibration`, `threshold` and `target_error` of `fit_ensemble`.
 
     Returns:
         What results.json holds.
@@ -65,17 +68,18 @@ def build_ensemble(runs: Sequence[Path], output_dir: Path, **choices: Any) -> di
         model, processor = assemble(runs, names, fit)
         model.save_pretrained(folder, max_shard_size="100GB")
         processor.save_pretrained(folder)
-        results = _measure(tables, fit, folder) | {
+        results = {
+            "schema": 1,
             "model": output_dir.name,
-            "ensemble": {
-                "members": names,
-                "voting": fit.voting,
-                "temperatures": fit.temperatures,
-                "weights": fit.weights,
-                "thresholds": fit.thresholds,
-            },
+            **measure_votes(tables, fit, folder),
+            "calibration": measure_calibration(validation, choices, folder),
+            **measure_thresholds(tables, fit, choices),
+            "ensemble": {"members": names} | dataclasses.asdict(fit),
             "environment": environment(),
         }
+        seen = [table for run in runs if (table := load_training_images(run)) is not None]
+        if len(seen) == len(runs):  # else it is not known what the ensemble has seen
+            save_training_images(pd.concat(seen).drop_duplicates(ignore_index=True), folder)
         save_ensemble_card(results, folder)
         save_results(results, folder)
     return results
@@ -111,11 +115,7 @@ def assemble(
         member_names=list(names),
         member_views=member_views,
         fake_columns=fake_columns,
-        temperatures=fit.temperatures,
-        weights=fit.weights,
-        member_thresholds=fit.member_thresholds,
-        voting=fit.voting,
-        thresholds=fit.thresholds,
+        **dataclasses.asdict(fit),
     )
     ensemble = EnsembleForImageClassification(config)
     for slot, member in zip(ensemble.members, members, strict=True):
@@ -135,30 +135,6 @@ def view_settings(member: PreTrainedModel, processor: BaseImageProcessor) -> dic
     return reading | kept
 
 
-def _measure(tables: dict[str, dict[str, pd.DataFrame]], fit: Fit, folder: Path) -> dict[str, Any]:
-    """Vote on every split, save and draw it, and compare members with votings."""
-    metrics, comparison = {}, {}
-    for benchmark, members in tables.items():
-        logits, _ = member_logits(members)
-        rows = {name: benchmark_metrics(table) for name, table in members.items()}
-        for voting in VOTINGS:
-            table = _voted_table(next(iter(members.values())), fit.prob_fake(logits, voting))
-            rows[f"{voting} voting"] = benchmark_metrics(table, fit.thresholds[voting])
-            if voting == fit.voting:
-                metrics[benchmark] = rows[f"{voting} voting"]
-                save_predictions(table, folder / "predictions" / f"{benchmark}.parquet")
-                plot_benchmark(table, benchmark, folder / "plots", fit.thresholds[voting])
-        plot_comparison(rows, benchmark, folder / "plots" / f"comparison_{benchmark}.png")
-        comparison[benchmark] = rows
-    return {"schema": 1, "metrics": metrics, "comparison": comparison}
-
-
-def _voted_table(like: pd.DataFrame, prob_fake: Any) -> pd.DataFrame:
-    bounded = np.clip(prob_fake, 1e-7, 1 - 1e-7)
-    voted = {"prob_fake": prob_fake, "logit_real": np.log(1 - bounded), "logit_fake": np.log(bounded)}
-    return like.assign(**voted)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """`hf-deepfake ensemble`: run directories in, one checkpoint out."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
@@ -168,14 +144,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--voting", choices=VOTINGS, default="soft")
     parser.add_argument("--weighting", choices=WEIGHTINGS, default="logloss", help="of the weighted vote")
     parser.add_argument("--weights", type=float, nargs="+", help="one a member, with --weighting manual")
-    parser.add_argument("--calibration", choices=("temperature", "none"), default="temperature")
+    parser.add_argument("--calibration", choices=CALIBRATIONS, default="temperature", help="of members and vote")
     parser.add_argument(
         "--threshold", default="youden", help="fixed, youden, eer, f1 or fpr=RATE; fitted on validation"
     )
+    parser.add_argument(
+        "--target_error",
+        type=float,
+        metavar="RATE",
+        help="call images near the threshold uncertain, so that at most this share of the other verdicts is wrong",
+    )
     arguments = parser.parse_args(argv)
-    choices = {
-        name: getattr(arguments, name) for name in ("voting", "weighting", "weights", "calibration", "threshold")
-    }
+    names = ("voting", "weighting", "weights", "calibration", "threshold", "target_error")
+    choices = {name: getattr(arguments, name) for name in names}
     results = build_ensemble(arguments.runs, arguments.output_dir, **choices)
     console = Console()
     for benchmark, rows in results["comparison"].items():

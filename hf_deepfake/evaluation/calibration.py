@@ -1,13 +1,73 @@
-"""Temperatures and thresholds, fitted on validation predictions only."""
+"""Calibrations and thresholds, fitted on validation predictions only."""
+
+from typing import Any
 
 import numpy as np
 import sklearn.metrics
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit
+from sklearn.isotonic import IsotonicRegression
 
 from hf_deepfake.errors import InputError
 
+CALIBRATIONS = ("temperature", "platt", "isotonic", "none")
+
+PURPOSES = ("youden", "eer", "f1", "fpr=0.01", "fixed")
+"""Purposes of a threshold that are shown beside one another; `fpr` takes any rate."""
+
 _SMALLEST, _LARGEST = 0.05, 20.0
+
+
+def fit_calibration(log_odds: NDArray[np.float64], labels: NDArray[np.int64], method: str) -> dict[str, Any]:
+    """What turns log-odds into calibrated probabilities.
+
+    Args:
+        log_odds: Of fake against real; shape `(images,)`.
+        labels: 0 for real, 1 for fake; shape `(images,)`.
+        method: `temperature`, `platt` (Platt 1999, with his smoothed labels), `isotonic` (Zadrozny and Elkan 2002; it
+            needs hundreds of images of each class) or `none`.
+
+    Returns:
+        `temperature`, `bias` and `isotonic` as `calibrated` in the ensemble's code takes them.
+
+    Raises:
+        InputError: If there is no such method.
+    """
+    found: dict[str, Any] = {"temperature": 1.0, "bias": 0.0, "isotonic": None}
+    if method == "temperature":
+        return found | {"temperature": fit_temperature(np.stack([0 * log_odds, log_odds], axis=1), labels)}
+    if method == "platt":
+        return found | _fit_platt(log_odds, labels)
+    if method == "isotonic":
+        return found | {"isotonic": _fit_isotonic(log_odds, labels)}
+    if method == "none":
+        return found
+    raise InputError(f"--calibration {method}: must be one of {', '.join(CALIBRATIONS)}.")
+
+
+def _fit_platt(log_odds: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
+    fakes, reals = (labels == 1).sum(), (labels == 0).sum()
+    targets = np.where(labels == 1, (fakes + 1) / (fakes + 2), 1 / (reals + 2))
+
+    def log_loss(scale_and_bias: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        margin = scale_and_bias[0] * log_odds + scale_and_bias[1]
+        gap = (expit(margin) - targets) / len(labels)
+        return float((np.logaddexp(0, margin) - targets * margin).mean()), np.array([gap @ log_odds, gap.sum()])
+
+    bounds = [(1 / _LARGEST, 1 / _SMALLEST), (None, None)]  # a detector that ranks backwards is not turned round
+    scale, bias = minimize(log_loss, np.array([1.0, 0.0]), jac=True, bounds=bounds, method="L-BFGS-B").x
+    return {"temperature": float(1 / scale), "bias": float(bias)}
+
+
+def _fit_isotonic(log_odds: NDArray[np.float64], labels: NDArray[np.int64]) -> list[list[float]]:
+    """The corners of the curve; no image is certain, so it ends as far from 0 and 1 as Laplace's rule says."""
+    edge = 1 / (len(labels) + 2)
+    curve = IsotonicRegression(y_min=edge, y_max=1 - edge, out_of_bounds="clip").fit(log_odds, labels)
+    places, values = curve.X_thresholds_.tolist(), curve.y_thresholds_.tolist()
+    if len(places) == 1:  # every image has one score
+        places, values = [places[0] - 1, places[0]], values * 2
+    return [places, values]
 
 
 def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:

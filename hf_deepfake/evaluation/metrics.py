@@ -14,16 +14,18 @@ from numpy.typing import ArrayLike, NDArray
 
 _DESCRIPTION = "Metrics of a detector of fake images from labels and probabilities of fake."
 
-LOWER_IS_BETTER = frozenset(("brier", "ece", "eer", "false_positive_rate", "log_loss"))
+LOWER_IS_BETTER = frozenset(("aurc", "brier", "ece", "eer", "false_negative_rate", "false_positive_rate", "log_loss"))
 
 INTERVALS = (
     "accuracy",
+    "aurc",
     "average_precision",
     "balanced_accuracy",
     "brier",
     "ece",
     "eer",
     "f1",
+    "false_negative_rate",
     "false_positive_rate",
     "log_loss",
     "pr_auc",
@@ -46,7 +48,8 @@ def detection_metrics(labels: ArrayLike, prob_fake: ArrayLike, threshold: float 
     Returns:
         Keys of `INTERVALS`, `confusion_matrix` (rows true real and fake, columns verdicts real and fake), `images`,
         `threshold`, and `undefined`: for each metric that cannot be answered, why. `false_positive_rate` is the
-        share of real images called fake; `pr_auc` the trapezoidal area, `average_precision` the step-wise one.
+        share of real images called fake, `false_negative_rate` that of fake images called real; `pr_auc` the
+        trapezoidal area, `average_precision` the step-wise one; `aurc` the mean of `selective_risks`.
 
     Raises:
         ValueError: If shapes differ, nothing is given, or a value is no label or no probability.
@@ -59,10 +62,16 @@ def detection_metrics(labels: ArrayLike, prob_fake: ArrayLike, threshold: float 
     labels = np.asarray(labels)
     prob_fake = np.asarray(prob_fake, dtype=np.float64)
     _check(labels, prob_fake)
-    return _measure(labels == 1, prob_fake, threshold)
+    return _measure(labels == 1, prob_fake, threshold, _ranks(prob_fake), confidence_ranks(prob_fake, threshold))
 
 
-def _measure(fake: NDArray[np.bool_], prob_fake: NDArray[np.float64], threshold: float) -> dict[str, Any]:
+def _measure(
+    fake: NDArray[np.bool_],
+    prob_fake: NDArray[np.float64],
+    threshold: float,
+    score_ranks: NDArray[np.int64],
+    ranks: NDArray[np.int64],
+) -> dict[str, Any]:
     verdicts = prob_fake >= threshold
     true_positives, false_positives = int((verdicts & fake).sum()), int((verdicts & ~fake).sum())
     fakes = int(fake.sum())
@@ -74,12 +83,14 @@ def _measure(fake: NDArray[np.bool_], prob_fake: NDArray[np.float64], threshold:
         "threshold": float(threshold),
         "confusion_matrix": [[true_negatives, false_positives], [false_negatives, true_positives]],
         "accuracy": (true_negatives + true_positives) / len(fake),
+        "aurc": float(selective_risks(verdicts != fake, ranks).mean()),
         "brier": float(np.mean((prob_fake - fake) ** 2)),
         "log_loss": float(-np.mean(np.log(np.where(fake, bounded, 1 - bounded)))),
         "ece": expected_calibration_error(fake, prob_fake),
     }
     undefined: dict[str, str] = {}
     _answer(metrics, undefined, "recall", true_positives, fakes, "there is no fake image")
+    _answer(metrics, undefined, "false_negative_rate", false_negatives, fakes, "there is no fake image")
     _answer(metrics, undefined, "false_positive_rate", false_positives, reals, "there is no real image")
     _answer(
         metrics, undefined, "precision", true_positives, true_positives + false_positives, "no image is called fake"
@@ -94,7 +105,7 @@ def _measure(fake: NDArray[np.bool_], prob_fake: NDArray[np.float64], threshold:
     )
     if reals and fakes:
         metrics["balanced_accuracy"] = (true_negatives / reals + true_positives / fakes) / 2
-        metrics |= _ranking(fake, prob_fake)
+        metrics |= _ranking(fake, score_ranks)
     else:
         reason = f"only {'real' if reals else 'fake'} images: needs both classes"
         undefined |= {name: reason for name in INTERVALS if name not in metrics and name not in undefined}
@@ -123,12 +134,17 @@ def _answer(
         undefined[name] = reason
 
 
-def _ranking(fake: NDArray[np.bool_], prob_fake: NDArray[np.float64]) -> dict[str, float]:
+def _ranks(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Rank of each score, 0 for the highest; equal scores share one. A drawn sample keeps them: no sorting a draw."""
+    return np.asarray(np.unique(-scores, return_inverse=True)[1])
+
+
+def _ranking(fake: NDArray[np.bool_], ranks: NDArray[np.int64]) -> dict[str, float]:
     """Metrics of the order of the scores, all from one ROC curve with one point a distinct score."""
-    order = np.argsort(-prob_fake)
-    last = np.append(np.flatnonzero(np.diff(prob_fake[order])), len(fake) - 1)  # of its run of equal scores
-    hits = np.append(0, np.cumsum(fake[order])[last])
-    called = np.append(0, last + 1)
+    images = np.bincount(ranks)
+    drawn = images > 0
+    hits = np.append(0, np.bincount(ranks, weights=fake)[drawn].cumsum())
+    called = np.append(0, images[drawn].cumsum())
     false_rate, true_rate = (called - hits) / (~fake).sum(), hits / fake.sum()
     precision = np.append(1.0, hits[1:] / called[1:])
     return {
@@ -151,6 +167,47 @@ def _crossing(false_rate: NDArray[np.float64], true_rate: NDArray[np.float64]) -
     gap_after = miss_rate[after] - false_rate[after]
     share = gap_before / (gap_before - gap_after)
     return float(false_rate[after - 1] + share * (false_rate[after] - false_rate[after - 1]))
+
+
+def verdict_confidence(prob_fake: ArrayLike, threshold: float) -> NDArray[np.float64]:
+    """How far a probability is from the threshold: the distance of their log-odds, shape `(images,)`.
+
+    Probabilities are kept within 1e-7 of 0 and 1, and the distance is rounded, so that 0.4 and 0.6 are
+    equally far from 0.5 in floating point too.
+
+    Example:
+        >>> verdict_confidence([0.4, 0.6, 0.9], 0.5)  # log(3 / 2), log(3 / 2), log(9)
+        array([0.40546511, 0.40546511, 2.19722458])
+    """
+    probs = np.clip(np.append(np.asarray(prob_fake, dtype=np.float64), threshold), 1e-7, 1 - 1e-7)
+    log_odds = np.log(probs) - np.log1p(-probs)
+    return np.asarray(np.abs(log_odds[:-1] - log_odds[-1]).round(9))
+
+
+def confidence_ranks(prob_fake: ArrayLike, threshold: float) -> NDArray[np.int64]:
+    """Rank of each verdict's confidence; 0 is the surest, and equally confident verdicts share a rank."""
+    return _ranks(verdict_confidence(prob_fake, threshold))
+
+
+def selective_risks(wrong: NDArray[np.bool_], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Error rate among the k most confident verdicts, for k from 1 to all; its mean is the AURC.
+
+    Geifman, Uziel and El-Yaniv, Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers, ICLR 2019.
+    Equally confident verdicts stand in random order there; here each gets the error rate of its run, which is the
+    expected value over all orders.
+
+    Args:
+        wrong: Whether the verdict is an error; shape `(images,)`.
+        ranks: Of `confidence_ranks`; shape `(images,)`.
+
+    Example:
+        >>> selective_risks(np.array([False, True, False]), np.array([0, 1, 1])).round(3)
+        array([0.   , 0.25 , 0.333])
+    """
+    images = np.bincount(ranks)
+    rates = np.bincount(ranks, weights=wrong) / np.maximum(images, 1)
+    errors = np.repeat(rates, images).cumsum()
+    return np.asarray(errors / np.arange(1, len(ranks) + 1))
 
 
 def equal_error_rate(labels: ArrayLike, prob_fake: ArrayLike) -> float:
@@ -178,7 +235,7 @@ def equal_error_rate(labels: ArrayLike, prob_fake: ArrayLike) -> float:
     _check(labels, prob_fake)
     if len(np.unique(labels)) == 1:
         raise ValueError(f"the equal error rate needs both classes; found {len(labels)} labels, all {labels[0]}.")
-    return _ranking(labels == 1, prob_fake)["eer"]
+    return _ranking(labels == 1, _ranks(prob_fake))["eer"]
 
 
 def expected_calibration_error(labels: ArrayLike, prob_fake: ArrayLike, bins: int = 15) -> float:
@@ -208,7 +265,8 @@ def bootstrap_intervals(
     """95 % percentile bootstrap interval of every metric.
 
     Images are drawn with replacement, or whole groups where groups are given (frames of one video are not
-    independent). A draw without both classes is left out for the metrics that need both.
+    independent). A draw without both classes is left out for the metrics that need both. One image or one group alone
+    has no interval: every draw would be the same.
 
     Returns:
         `{metric}_low` and `{metric}_high` for each metric of `INTERVALS` that can be answered.
@@ -220,17 +278,19 @@ def bootstrap_intervals(
     _check(labels, prob_fake)
     if groups is not None and len(groups) != len(labels):
         raise ValueError(f"{len(labels)} images need one group each; found {len(groups)} groups.")
-    fake = labels == 1
+    fake, score_ranks, ranks = labels == 1, _ranks(prob_fake), confidence_ranks(prob_fake, threshold)
     generator = np.random.default_rng(seed)
     units = [np.array([row]) for row in range(len(labels))]
     if groups is not None:
         _, inverse = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
         units = [np.flatnonzero(inverse == unit) for unit in range(inverse.max() + 1)]
+    if len(units) == 1:
+        return {}
     draws: dict[str, list[float]] = {name: [] for name in INTERVALS}
     for _ in range(resamples):
         chosen = generator.integers(len(units), size=len(units))
         rows = chosen if groups is None else np.concatenate([units[unit] for unit in chosen])
-        metrics = _measure(fake[rows], prob_fake[rows], threshold)
+        metrics = _measure(fake[rows], prob_fake[rows], threshold, score_ranks[rows], ranks[rows])
         for name in INTERVALS:
             if name in metrics:
                 draws[name].append(metrics[name])

@@ -1,5 +1,6 @@
 """Figures of a training and of a benchmark, as PNG files."""
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,17 @@ import sklearn.metrics
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hf_deepfake.evaluation.metrics import expected_calibration_error
 from hf_deepfake.labels import NAMES
 from hf_deepfake.writing import whole
 
 REAL_COLOR, FAKE_COLOR = "#0072B2", "#D55E00"  # Okabe and Ito, told apart by colour-blind readers
+
+PALETTE = (REAL_COLOR, FAKE_COLOR, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Curves of several models: Okabe and Ito, Color Universal Design, 2008, without the yellow that white swallows."""
+
+MARKERS = "osD^vPX"
+"""Beside the colours, for readers who tell none apart."""
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -51,7 +59,7 @@ def plot_benchmark(table: pd.DataFrame, name: str, folder: Path, threshold: floa
     """Confusion matrix, ROC curve, score histogram and reliability of one table of predictions."""
     labels, prob_fake = table["label"].to_numpy(), table["prob_fake"].to_numpy()
     figure, (axes,) = _figure(4, 3.6)
-    _draw_confusion(axes, labels, prob_fake, threshold)
+    draw_confusion(axes, sklearn.metrics.confusion_matrix(labels, prob_fake >= threshold, labels=[0, 1]))
     axes.set_title(f"{name}, threshold {threshold:.3f}")
     _save(figure, folder / f"confusion_matrix_{name}.png")
     figure, (roc, histogram, reliability) = _figure(panels=3)
@@ -73,8 +81,9 @@ def plot_benchmark(table: pd.DataFrame, name: str, folder: Path, threshold: floa
     _save(figure, folder / f"scores_{name}.png")
 
 
-def _draw_confusion(axes: Axes, labels: Any, prob_fake: Any, threshold: float) -> None:
-    confusion = sklearn.metrics.confusion_matrix(labels, prob_fake >= threshold, labels=[0, 1])
+def draw_confusion(axes: Axes, matrix: Any) -> None:
+    """Confusion matrix (rows truth, columns verdict) with the share of each row."""
+    confusion = np.asarray(matrix)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(2, 2):
@@ -92,18 +101,55 @@ def _draw_confusion(axes: Axes, labels: Any, prob_fake: Any, threshold: float) -
 
 
 def _draw_reliability(axes: Axes, labels: Any, prob_fake: Any, bins: int = 10) -> None:
-    index = np.minimum((prob_fake * bins).astype(int), bins - 1)
-    filled = [part for part in (index == number for number in range(bins)) if part.any()]
+    points = reliability_bins(labels, prob_fake, bins)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect")
-    axes.plot(
-        [prob_fake[part].mean() for part in filled],
-        [labels[part].mean() for part in filled],
-        marker="o",
-        color=FAKE_COLOR,
-        label="this model",
-    )
+    axes.plot(points["prob_fake"], points["share_fake"], marker="o", color=FAKE_COLOR, label="this model")
     axes.set(title="Reliability", xlabel="probability of fake", ylabel="share of fakes")
     axes.legend()
+
+
+def reliability_bins(labels: Any, prob_fake: Any, bins: int = 15) -> pd.DataFrame:
+    """Points of a reliability diagram: a row a filled bin of equal width, as in `expected_calibration_error`.
+
+    Returns:
+        Columns `prob_fake` and `share_fake`, the bin's means, and `images`, its size.
+    """
+    index = np.minimum((np.asarray(prob_fake) * bins).astype(int), bins - 1)
+    images = pd.DataFrame({"prob_fake": prob_fake, "share_fake": labels, "images": 1})
+    return images.groupby(index).agg({"prob_fake": "mean", "share_fake": "mean", "images": "sum"})
+
+
+def draw_reliability(figure: Figure, labels: Any, curves: dict[str, Any], title: str, bins: int = 15) -> None:
+    """One reliability diagram with several curves, over the number of images in each bin.
+
+    Args:
+        figure: Empty; it gets two panels.
+        labels: 0 for real, 1 for fake; shape `(images,)`.
+        curves: Name and probability of fake of the same images, for example before and after calibration.
+        title: Of the diagram.
+        bins: Of equal width, as many as the expected calibration error in the legend is taken over.
+    """
+    diagram, sizes = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    diagram.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect")
+    for (name, prob_fake), color, marker in zip(curves.items(), cycle(PALETTE), cycle(MARKERS)):
+        error = expected_calibration_error(labels, prob_fake, bins)
+        points = reliability_bins(labels, prob_fake, bins)
+        style = {"color": color, "marker": marker, "label": f"{name}, ECE {error:.3f}"}
+        diagram.plot(points["prob_fake"], points["share_fake"], alpha=0.8, **style)
+        counts = np.histogram(prob_fake, bins, (0, 1))[0]
+        sizes.stairs(counts, np.linspace(0, 1, bins + 1), color=color, linewidth=1.5)
+    diagram.set(title=title, ylabel="share of fakes", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    diagram.legend(loc="upper left", fontsize="small")
+    sizes.set(xlabel="probability of fake", ylabel="images")
+    for axes in (diagram, sizes):
+        axes.grid(alpha=0.3)
+
+
+def plot_reliability(labels: Any, curves: dict[str, Any], title: str, path: Path) -> None:
+    """Reliability of several sets of scores of the same images (see `draw_reliability`), as a PNG file."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    draw_reliability(figure, labels, curves, title)
+    _save(figure, path)
 
 
 def plot_comparison(rows: dict[str, dict[str, Any]], benchmark: str, path: Path, metric: str = "roc_auc") -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from hf_deepfake.evaluation.tables import metrics_markdown
+from hf_deepfake.evaluation.tables import format_metric, metrics_markdown
 from hf_deepfake.writing import whole
 
 _LIMITS = """## Limits
@@ -71,6 +71,7 @@ def save_ensemble_card(results: dict[str, Any], folder: Path) -> None:
     ]
     for benchmark, rows in results["comparison"].items():
         lines += [f"On {benchmark}:", "", metrics_markdown(rows, "model"), ""]
+    lines += _operating_points(results)
     lines += [
         "95 % bootstrap intervals in brackets. Temperatures, weights and thresholds were fitted on validation, whose",
         "figures are optimistic.",
@@ -85,6 +86,33 @@ def save_ensemble_card(results: dict[str, Any], folder: Path) -> None:
         "",
     ]
     _write(_card(results["model"], "\n".join(lines), ["deepfake-ensemble"]), folder)
+
+
+def _operating_points(results: dict[str, Any]) -> list[str]:
+    """What the threshold of each purpose costs, and what is left to a person."""
+    points = results["operating_points"]
+    split = "test" if "test" in results["metrics"] else "validation"
+    lines = [
+        f"Thresholds by purpose (`--threshold`), fitted on validation and measured on {split}:",
+        "",
+        "| purpose | threshold | real called fake | fake called real |",
+        "|---|---|---|---|",
+        *(
+            f"| {purpose} | {point['threshold']:.3f} | {format_metric(point[split], 'false_positive_rate')} "
+            f"| {format_metric(point[split], 'false_negative_rate')} |"
+            for purpose, point in points.items()
+        ),
+        "",
+    ]
+    if "uncertain" in results:
+        low, high = results["uncertain"]["band"]
+        rates = results["uncertain"][split]
+        wrong = f", and {rates['error_rate']:.1%} of the others are wrong" if "error_rate" in rates else ""
+        lines += [
+            f"Between {low:.3f} and {high:.3f} the verdict is `uncertain`: {1 - rates['coverage']:.1%} of the images{wrong}.",
+            "",
+        ]
+    return lines
 
 
 def _write(card: str, folder: Path) -> None:

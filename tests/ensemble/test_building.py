@@ -1,5 +1,6 @@
 import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from transformers import (
 )
 
 from hf_deepfake import EnsembleForImageClassification, InputError, build_ensemble, cli, labels
-from hf_deepfake.ensemble import building
+from hf_deepfake.data.fingerprints import load_training_images, save_training_images
+from hf_deepfake.ensemble import measuring
 from hf_deepfake.ensemble.building import assemble
 from hf_deepfake.ensemble.fitting import Fit
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import open_rgb
@@ -34,14 +36,14 @@ from hf_deepfake.evaluation.predictions import load_predictions, save_prediction
 from hf_deepfake.models.detector import load_detector, new_detector
 from hf_deepfake.recipe import ModelArguments
 
-PLOTS = ("plot_benchmark", "plot_comparison")
+PLOTS = ("plot_benchmark", "plot_comparison", "plot_reliability")
 
 
 @pytest.fixture(autouse=True)
 def few_resamples_and_no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "bootstrap_intervals", functools.partial(bootstrap_intervals, resamples=20))
     for plot in PLOTS:
-        monkeypatch.setattr(building, plot, lambda *_: None)
+        monkeypatch.setattr(measuring, plot, lambda *_: None)
 
 
 def fit_of(members: int, **settings: Any) -> Fit:
@@ -238,7 +240,7 @@ def test_an_ensemble_folder_holds_a_checkpoint_its_votes_and_its_measures(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for plot in PLOTS:
-        monkeypatch.setattr(building, plot, getattr(plots, plot))
+        monkeypatch.setattr(measuring, plot, getattr(plots, plot))
     folder = tmp_path / "ensembles" / "three"
     results = build_ensemble(runs, folder, voting="weighted", threshold="eer")
     names = ["resnet", "efficientnet", "vit"]
@@ -260,6 +262,7 @@ def test_an_ensemble_folder_holds_a_checkpoint_its_votes_and_its_measures(
         "image_processing_deepfake_ensemble.py",
         "model.safetensors",
         "modeling_deepfake_ensemble.py",
+        "plots/calibration.png",
         "plots/comparison_test.png",
         "plots/comparison_validation.png",
         "plots/confusion_matrix_test.png",
@@ -349,7 +352,7 @@ def test_a_failure_half_way_leaves_no_output_folder(
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(building, "plot_benchmark", fail)
+    monkeypatch.setattr(measuring, "plot_benchmark", fail)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(OSError, match="disk full"):
         build_ensemble(bare_runs, tmp_path / "out")
@@ -382,3 +385,35 @@ def test_one_member_is_an_ensemble_of_one(bare_runs: list[Path], tmp_path: Path)
     build_ensemble(bare_runs[:1], tmp_path / "out", calibration="none")
     assert all(name.startswith("members.0.") for name in load_file(tmp_path / "out" / "model.safetensors"))
     torch.testing.assert_close(prob_fake_together(tmp_path / "out"), prob_fake_alone(bare_runs[0]), atol=1e-6, rtol=0)
+
+
+def test_an_ensemble_lists_what_its_members_were_trained_on_where_all_say_so(
+    bare_runs: list[Path], tmp_path: Path
+) -> None:
+    copies = [Path(shutil.copytree(run, tmp_path / f"copy-{run.name}")) for run in bare_runs[:2]]
+    listed = {"image": ["a", "b"], "split": "train", "sha256": ["1", "2"]}
+    save_training_images(pd.DataFrame(listed), copies[0])
+    build_ensemble(copies, tmp_path / "unknown")
+    assert load_training_images(tmp_path / "unknown") is None
+    save_training_images(pd.DataFrame(listed | {"sha256": ["2", "3"], "image": ["b", "c"]}), copies[1])
+    build_ensemble(copies, tmp_path / "known")
+    found = load_training_images(tmp_path / "known")
+    assert found is not None
+    assert found["sha256"].tolist() == ["1", "2", "3"]
+
+
+def test_calibration_and_thresholds_are_measured(runs: list[Path], tmp_path: Path) -> None:
+    results = build_ensemble(runs, tmp_path / "out", threshold="fpr=0.1", target_error=0.3)
+    assert list(results["calibration"]) == [*(run.name for run in runs), "vote"]
+    for measured in results["calibration"].values():
+        assert set(measured["before"]) == set(measured["after"]) == {"ece", "brier", "log_loss"}
+    assert list(results["operating_points"]) == ["fpr=0.1", "youden", "eer", "f1", "fpr=0.01", "fixed"]
+    chosen = results["operating_points"]["fpr=0.1"]
+    assert chosen["threshold"] == results["metrics"]["validation"]["threshold"]
+    rate = results["metrics"]["test"]["false_positive_rate"]
+    assert chosen["test"]["false_positive_rate"] == rate
+    assert chosen["test"]["false_positive_rate_low"] <= rate <= chosen["test"]["false_positive_rate_high"]
+    assert results["operating_points"]["fixed"]["threshold"] == 0.5
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert results["uncertain"]["band"] == config["uncertain_bands"]["soft"]
+    assert set(results["uncertain"]) == {"target_error", "band", "validation", "test"}

@@ -1,14 +1,21 @@
+import dataclasses
+import json
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.special import expit
+from sklearn.model_selection import StratifiedGroupKFold
 
-from hf_deepfake import InputError
-from hf_deepfake.ensemble.fitting import fit_ensemble, member_logits
+from hf_deepfake import EnsembleConfig, InputError
+from hf_deepfake.ensemble.fitting import cross_fitted, fit_ensemble, member_logits
 from hf_deepfake.ensemble.hub.configuration_deepfake_ensemble import VOTINGS
+from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import VOTE_SETTINGS, verdict, vote
+from hf_deepfake.evaluation.metrics import expected_calibration_error
+from hf_deepfake.labels import NAMES
 
 LABELS = np.array([0, 0, 1, 1])
 
@@ -36,8 +43,8 @@ def test_log_loss_weights_are_no_worse_than_equal_ones_and_no_worse_than_any_mem
     logits, labels = draw_members(noises)
     fit = fit_ensemble(logits, labels, weighting="logloss")
     assert sum(fit.weights) == pytest.approx(1)
-    fitted = log_loss(fit.prob_fake(logits, "weighted"), labels)
-    assert fitted <= log_loss(fit.prob_fake(logits, "soft"), labels) + 1e-9
+    fitted = log_loss(fit.prob_fake(logits, "weighted", calibrated=False), labels)
+    assert fitted <= log_loss(fit.prob_fake(logits, "soft", calibrated=False), labels) + 1e-9
     for member, temperature in enumerate(fit.temperatures):
         alone = expit(np.diff(logits[:, member], axis=-1)[:, 0] / temperature)
         assert fitted <= log_loss(alone, labels) + 1e-6
@@ -90,7 +97,8 @@ def test_manual_weights_that_do_not_fit_are_refused(weights: list[float] | None)
     [
         ({"weights": [1, 1]}, "--weights goes with --weighting manual"),
         ({"weighting": "best"}, "--weighting best: must be one of metric, logloss, manual"),
-        ({"calibration": "platt"}, "--calibration platt: must be temperature or none"),
+        ({"calibration": "sigmoid"}, "--calibration sigmoid: must be one of temperature, platt, isotonic, none"),
+        ({"target_error": 5}, "--target_error 5: must be between 0 and 1"),
         ({"voting": "median"}, "--voting median: must be one of soft, hard, weighted"),
         ({"threshold": "0.3"}, "--threshold 0.3: must be fixed"),
     ],
@@ -115,9 +123,76 @@ def test_each_member_gets_back_the_temperature_that_its_logits_were_multiplied_b
     np.testing.assert_allclose(fit.prob_fake(np.stack([one, one * 4], axis=1)), expit(margins), atol=0.01)
 
 
-def test_without_calibration_every_temperature_is_one() -> None:
+def test_without_calibration_every_temperature_is_one_and_the_vote_is_the_plain_mean() -> None:
     logits, labels = draw_members([1, 2])
-    assert fit_ensemble(logits, labels, calibration="none").temperatures == [1, 1]
+    fit = fit_ensemble(logits, labels, calibration="none")
+    assert fit.temperatures == [1, 1]
+    np.testing.assert_allclose(fit.prob_fake(logits), expit(logits[..., 1] - logits[..., 0]).mean(axis=1))
+
+
+@pytest.mark.parametrize("calibration", ["temperature", "platt", "isotonic"])
+def test_the_vote_of_calibrated_members_is_underconfident_until_it_is_calibrated_too(calibration: str) -> None:
+    """Five members whose errors are their own: together they know more than the mean of their probabilities says."""
+    logits, labels = draw_members([1.5] * 5, images=4000)
+    fitted, unseen = (logits[:2000], labels[:2000]), (logits[2000:], labels[2000:])
+    fit = fit_ensemble(*fitted, calibration=calibration)
+    members = [expected_calibration_error(unseen[1], probs) for probs in fit.member_probs(unseen[0]).T]
+    pooled = expected_calibration_error(unseen[1], fit.prob_fake(unseen[0], calibrated=False))
+    assert max(members) < 0.05 < 0.15 < pooled
+    for voting in ("soft", "weighted"):
+        assert expected_calibration_error(unseen[1], fit.prob_fake(unseen[0], voting)) < 0.03
+    votes = fit.prob_fake(unseen[0], "hard") * 5
+    np.testing.assert_allclose(votes, votes.round())  # a share of votes is no probability, and is left alone
+
+
+def test_the_checkpoint_votes_as_the_fit_does() -> None:
+    logits, labels = draw_members([1, 2, 3])
+    fit = fit_ensemble(logits, labels, calibration="isotonic", target_error=0.1)
+    config = EnsembleConfig(members=[{"model_type": "vit"}] * 3, **dataclasses.asdict(fit))
+    again = EnsembleConfig.from_dict(json.loads(config.to_json_string()))
+    settings = {name: getattr(again, name) for name in VOTE_SETTINGS}
+    for voting in VOTINGS:
+        voted = vote(torch.from_numpy(logits), voting=voting, **settings)
+        np.testing.assert_allclose(voted, fit.prob_fake(logits, voting))
+    assert again.uncertain_band == fit.uncertain_bands["soft"]
+
+
+@pytest.mark.parametrize("voting", ["soft", "weighted"])
+def test_verdicts_outside_of_the_band_keep_the_target_error(voting: str) -> None:
+    logits, labels = draw_members([1.5, 2], images=1000)
+    fit = fit_ensemble(logits, labels, voting, target_error=0.05)
+    stored = fit.thresholds[voting], fit.uncertain_bands[voting]
+    verdicts = [verdict(prob, *stored) for prob in fit.prob_fake(logits)]
+    wrong = [NAMES[label] != said for label, said in zip(labels, verdicts, strict=True) if said != "uncertain"]
+    assert 0 < len(wrong) < 1000
+    assert 0.04 < np.mean(wrong) <= 0.05
+
+
+def test_hard_votes_have_no_band() -> None:
+    logits, labels = draw_members([1.5, 2])
+    with pytest.raises(InputError, match="--target_error: a share of hard votes has no band"):
+        fit_ensemble(logits, labels, "hard", target_error=0.05)
+
+
+def test_cross_fitting_predicts_each_image_by_a_fit_that_has_not_seen_its_group() -> None:
+    logits, labels = draw_members([1, 2], images=300)
+    groups = [str(image // 3) for image in range(300)]
+    predicted = cross_fitted(logits, labels, groups)
+    assert {name: values.shape for name, values in predicted.items()} == {
+        "members": (300, 2),
+        "pooled": (300,),
+        "vote": (300,),
+    }
+    splits = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(labels, labels, np.array(groups))
+    for rest, part in splits:
+        assert not {groups[row] for row in rest} & {groups[row] for row in part}
+        fit = fit_ensemble(logits[rest], labels[rest])
+        np.testing.assert_allclose(predicted["vote"][part], fit.prob_fake(logits[part]))
+
+
+def test_too_few_images_are_not_cross_fitted() -> None:
+    logits, labels = draw_members([1, 2], images=20)
+    assert cross_fitted(logits, labels, [str(label) for label in labels]) == {}
 
 
 @pytest.mark.parametrize(("purpose", "most"), [("fpr=0.02", 0.02), ("fpr=0.2", 0.2)])

@@ -1,4 +1,5 @@
 import math
+import re
 from typing import Any
 
 import pytest
@@ -158,3 +159,29 @@ def test_the_threshold_is_that_of_the_stored_vote() -> None:
 def test_a_config_that_does_not_fit_its_members_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EnsembleConfig(members=[{"model_type": "vit"}] * 2, **settings)
+
+
+def test_a_band_that_does_not_hold_the_threshold_is_refused() -> None:
+    for band in ([0.5, 0.9], [0.1], [0.3, 0.4], [-1, 1]):
+        with pytest.raises(
+            ValueError, match=rf"the uncertain band of the soft vote is {re.escape(str(band))}; .* 0\.45"
+        ):
+            EnsembleConfig(thresholds={"soft": 0.45}, uncertain_bands={"soft": band})
+    assert EnsembleConfig(uncertain_bands={"soft": [0.5, 0.5]}).uncertain_band == [0.5, 0.5]
+
+
+def test_the_calibration_of_the_vote_is_part_of_the_logits(tiny_vit: ViTForImageClassification) -> None:
+    pixels = torch.rand(3, 3, 32, 32)
+    plain = build(tiny_vit)(pixels).logits
+    calibration = {"temperature": 0.5, "bias": 0.2, "isotonic": None}
+    calibrated = build(tiny_vit, vote_calibrations={"soft": calibration})(pixels).logits
+    odds = plain[:, 1] - plain[:, 0]
+    torch.testing.assert_close(calibrated[:, 1] - calibrated[:, 0], odds / 0.5 + 0.2, atol=1e-4, rtol=1e-4)
+    weighted = build(tiny_vit, vote_calibrations={"soft": calibration}, voting="weighted")(pixels).logits
+    torch.testing.assert_close(weighted, plain)
+
+
+def test_a_calibrated_vote_is_never_certain() -> None:
+    sharp = {"soft": {"temperature": 0.05}}
+    for prob_fake, expected in (([0.0, 0.0], 1e-7), ([1.0, 1.0], 1 - 1e-7)):
+        assert voted(prob_fake, "soft", vote_calibrations=sharp) == pytest.approx(expected, abs=1e-12)

@@ -22,7 +22,7 @@ from hf_deepfake import DeepfakeEnsemblePipeline, InputError
 from hf_deepfake.ensemble.building import assemble
 from hf_deepfake.ensemble.default import install_default
 from hf_deepfake.ensemble.fitting import Fit
-from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError
+from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError, jittered, open_rgb
 from hf_deepfake.models.detector import load_detector
 
 HUB_CODE = sorted((Path(hf_deepfake.__file__).parent / "ensemble" / "hub").glob("*_deepfake_ensemble.py"))
@@ -336,3 +336,37 @@ def test_the_hub_code_runs_from_a_copy_and_then_reads_the_labels_real_and_fake_o
     assert copied.fake_column({0: "fake", 1: "real"}) == 0
     with pytest.raises(ValueError, match=r"labels must be real and fake; id2label is .*Deepfake"):
         copied.fake_column({0: "Deepfake", 1: "Realism"})
+
+
+def test_views_of_test_time_augmentation_are_averaged(detect: DeepfakeEnsemblePipeline, files: list[Path]) -> None:
+    views = [jittered(open_rgb(files[0]), number) for number in range(3)]
+    alone = detect(views, details=True)
+    averaged = detect(files[0], tta=3, details=True)
+    assert averaged["prob_fake"] == pytest.approx(sum(view["prob_fake"] for view in alone) / 3, abs=1e-6)
+    for position, member in enumerate(averaged["members"]):
+        of_views = [view["members"][position]["prob_fake"] for view in alone]
+        assert member["prob_fake"] == pytest.approx(sum(of_views) / 3, abs=1e-6)
+    batched = detect(files, tta=3, details=True, batch_size=2)
+    assert batched[0]["prob_fake"] == pytest.approx(averaged["prob_fake"], abs=1e-6)
+    with pytest.raises(ValueError, match="tta is 0"):
+        detect(files[0], tta=0)
+
+
+def test_views_of_a_single_detector_are_averaged(ensemble: Path, files: list[Path]) -> None:
+    detect = pipeline("deepfake-ensemble", model=str(ensemble.parent / "vit"))
+    alone = detect([jittered(open_rgb(files[0]), number) for number in range(2)], details=True)
+    averaged = detect(files[0], tta=2, details=True)
+    assert averaged["prob_fake"] == pytest.approx((alone[0]["prob_fake"] + alone[1]["prob_fake"]) / 2, abs=1e-6)
+
+
+def test_between_the_ends_of_the_stored_band_the_verdict_is_uncertain(
+    detect: DeepfakeEnsemblePipeline, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = detect(files[0], details=True)
+    assert "uncertain_band" not in plain
+    monkeypatch.setattr(detect.model.config, "uncertain_bands", {"soft": [0.0, 1.0]})
+    open_ = detect(files[0], details=True)
+    assert (open_["label"], open_["uncertain_band"]) == ("uncertain", [0.0, 1.0])
+    assert open_["agreement"] == plain["agreement"]
+    assert detect(files[0], details=True, threshold=0.4)["label"] == plain["label"]  # given by hand: no band
+    assert detect(files[0], details=True, voting="weighted")["label"] != "uncertain"  # which has none

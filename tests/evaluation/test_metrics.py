@@ -1,20 +1,27 @@
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import permutations
 
 import evaluate
 import numpy as np
 import pytest
 import sklearn.metrics
 from numpy.typing import NDArray
+from scipy.special import expit
+from scipy.stats import norm
 
 from hf_deepfake.evaluation import metrics as module
 from hf_deepfake.evaluation.metrics import (
     INTERVALS,
     LOWER_IS_BETTER,
     bootstrap_intervals,
+    confidence_ranks,
     detection_metrics,
     equal_error_rate,
     expected_calibration_error,
+    selective_risks,
+    verdict_confidence,
 )
 
 
@@ -39,6 +46,7 @@ def test_metrics_agree_with_scikit_learn_also_on_ties(seed: int, decimals: int) 
         "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(labels, verdicts),
         "brier": sklearn.metrics.brier_score_loss(labels, prob_fake),
         "f1": sklearn.metrics.f1_score(labels, verdicts),
+        "false_negative_rate": 1 - sklearn.metrics.recall_score(labels, verdicts),
         "false_positive_rate": 1 - sklearn.metrics.recall_score(labels, verdicts, pos_label=0),
         "log_loss": sklearn.metrics.log_loss(labels, prob_fake.clip(1e-7, 1 - 1e-7)),
         "pr_auc": sklearn.metrics.auc(*recall_first),
@@ -54,12 +62,14 @@ def test_four_images_solved_by_hand() -> None:
     metrics = detection_metrics([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9])
     expected = {
         "accuracy": 0.5,
+        "aurc": (0 + 0 + 1 / 3 + 2 / 4) / 4,  # the two errors are the two least confident verdicts
         "average_precision": (1 + 2 / 3) / 2,
         "balanced_accuracy": 0.5,
         "brier": (0.01 + 0.36 + 0.36 + 0.01) / 4,
         "ece": (0.1 + 0.6 + 0.6 + 0.1) / 4,
         "eer": 0.5,
         "f1": 0.5,
+        "false_negative_rate": 0.5,
         "false_positive_rate": 0.5,
         "log_loss": -np.log([0.9, 0.4, 0.4, 0.9]).mean(),
         "pr_auc": 0.5 * 1 + 0.5 * (1 / 2 + 2 / 3) / 2,
@@ -72,6 +82,50 @@ def test_four_images_solved_by_hand() -> None:
     assert metrics["confusion_matrix"] == [[1, 1], [1, 1]]
     assert metrics["images"] == 4
     assert metrics["undefined"] == {}
+
+
+def test_verdicts_are_as_confident_as_their_log_odds_are_far_from_those_of_the_threshold() -> None:
+    """Odds of 1, 3 and 9 against a threshold at odds of 3."""
+    assert verdict_confidence([0.5, 0.75, 0.9], 0.75) == pytest.approx([np.log(3), 0, np.log(3)], abs=1e-9)
+    assert confidence_ranks([0.5, 0.75, 0.9], 0.75).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_certain_scores_and_thresholds_have_a_finite_confidence(threshold: float) -> None:
+    assert np.isfinite(verdict_confidence([0.0, 1e-12, 0.5, 1.0], threshold)).all()
+    assert np.isfinite(detection_metrics([0, 1, 0, 1], [0.0, 1e-12, 0.5, 1.0], threshold)["aurc"])
+
+
+def mean_risks(wrong: NDArray[np.bool_], ranks: NDArray[np.int64]) -> Iterator[float]:
+    """Area under the risk-coverage curve of every order of the images that puts no less confident one first."""
+    for order in permutations(range(len(wrong))):
+        if (np.diff(ranks[list(order)]) >= 0).all():
+            yield float((np.cumsum(wrong[list(order)]) / np.arange(1, len(wrong) + 1)).mean())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equally_confident_verdicts_count_as_the_mean_of_all_their_orders(seed: int) -> None:
+    labels, prob_fake = draw_scores(7, seed, decimals=1)
+    wrong, ranks = (prob_fake >= 0.5) != labels, confidence_ranks(prob_fake, 0.5)
+    assert len(np.unique(ranks)) < 7
+    expected = np.mean(list(mean_risks(wrong, ranks)))
+    assert selective_risks(wrong, ranks).mean() == pytest.approx(expected, abs=1e-12)
+    assert detection_metrics(labels, prob_fake)["aurc"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_order_of_rows_changes_no_metric() -> None:
+    labels, prob_fake = draw_scores(200, seed=2, decimals=1)
+    order = np.random.default_rng(0).permutation(200)
+    before, after = detection_metrics(labels, prob_fake), detection_metrics(labels[order], prob_fake[order])
+    assert {name: after[name] for name in INTERVALS} == pytest.approx({name: before[name] for name in INTERVALS})
+
+
+def test_errors_among_confident_verdicts_weigh_more() -> None:
+    """The same accuracy; in the first the one error is the least confident verdict, in the second the most."""
+    timid, bold = detection_metrics([0, 1, 1], [0.1, 0.4, 0.8]), detection_metrics([0, 1, 1], [0.4, 0.01, 0.8])
+    assert timid["accuracy"] == bold["accuracy"]
+    assert timid["aurc"] == pytest.approx((0 + 0 + 1 / 3) / 3)
+    assert bold["aurc"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
 def test_the_equal_error_rate_is_solved_between_two_points_of_the_curve() -> None:
@@ -110,12 +164,13 @@ def test_real_images_alone_answer_what_they_can_and_say_why_not_the_rest() -> No
     assert metrics["precision"] == 0
     assert metrics["undefined"]["roc_auc"] == "only real images: needs both classes"
     assert metrics["undefined"]["recall"] == "there is no fake image"
+    assert metrics["undefined"]["false_negative_rate"] == "there is no fake image"
     assert set(INTERVALS) == {name for name in INTERVALS if name in metrics} | set(metrics["undefined"])
 
 
 def test_fake_images_alone_have_a_recall_but_no_false_alarms() -> None:
     metrics = detection_metrics([1, 1], [0.1, 0.9])
-    assert metrics["recall"] == 0.5
+    assert metrics["recall"] == metrics["false_negative_rate"] == 0.5
     assert metrics["undefined"]["false_positive_rate"] == "there is no real image"
     assert metrics["undefined"]["eer"] == "only fake images: needs both classes"
 
@@ -186,6 +241,53 @@ def test_intervals_are_wider_when_the_images_of_a_group_are_alike() -> None:
     once = width(bootstrap_intervals(labels, prob_fake, resamples=200))
     assert grouped > 3 * alone
     assert grouped == pytest.approx(once, rel=0.2)
+
+
+def covered(intervals: dict[str, float], name: str, truth: float) -> bool:
+    return intervals[f"{name}_low"] <= truth <= intervals[f"{name}_high"]
+
+
+SIMULATIONS = pytest.mark.parametrize(
+    ("simulations", "resamples"), [(50, 60), pytest.param(300, 300, marks=pytest.mark.slow)]
+)
+
+
+@SIMULATIONS
+def test_intervals_hold_the_true_value_about_as_often_as_they_say(simulations: int, resamples: int) -> None:
+    """Margins of normal scores two apart: AUC = Phi(2 / sqrt(2)), and Phi(1) of the verdicts at 0.5 are right."""
+    generator = np.random.default_rng(0)
+    held = []
+    for seed in range(simulations):
+        labels = np.arange(100) % 2
+        prob_fake = expit(generator.normal(2 * labels - 1, 1))
+        intervals = bootstrap_intervals(labels, prob_fake, resamples=resamples, seed=seed)
+        held.append([covered(intervals, "accuracy", norm.cdf(1)), covered(intervals, "roc_auc", norm.cdf(2**0.5))])
+    for share in np.mean(held, axis=0):
+        assert 0.9 <= share <= 0.99
+
+
+@SIMULATIONS
+def test_only_intervals_by_group_hold_the_true_value_where_images_of_a_group_are_alike(
+    simulations: int, resamples: int
+) -> None:
+    """Sixty people with four nearly equal photographs each."""
+    generator = np.random.default_rng(0)
+    held = []
+    groups = [str(person) for person in np.repeat(np.arange(60), 4)]
+    for seed in range(simulations):
+        margins = np.repeat(generator.normal(0, 0.95**0.5, 60), 4) + generator.normal(0, 0.05**0.5, 240)
+        labels, prob_fake = np.zeros(240), expit(margins - 0.5)
+        grouped = bootstrap_intervals(labels, prob_fake, groups=groups, resamples=resamples, seed=seed)
+        ungrouped = bootstrap_intervals(labels, prob_fake, resamples=resamples, seed=seed)
+        held.append([covered(intervals, "accuracy", norm.cdf(0.5)) for intervals in (grouped, ungrouped)])
+    grouped_share, ungrouped_share = np.mean(held, axis=0)
+    assert 0.9 <= grouped_share <= 0.99
+    assert ungrouped_share < 0.8
+
+
+def test_one_group_alone_has_no_interval() -> None:
+    assert bootstrap_intervals([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.3], groups=["anna"] * 4) == {}
+    assert bootstrap_intervals([1], [0.9]) == {}
 
 
 def test_one_class_has_intervals_of_what_it_can_answer() -> None:

@@ -17,3 +17,15 @@ def test_a_card_prints_what_results_hold(runs: list[Path], tmp_path: Path) -> No
     for run in runs:
         assert f"| {run.name} |" in card.text
     assert "## Limits" in card.text
+
+
+def test_a_card_tells_what_each_threshold_costs_and_what_is_left_open(runs: list[Path], tmp_path: Path) -> None:
+    results = build_ensemble(runs, tmp_path / "ensemble", target_error=0.2)
+    card = (tmp_path / "ensemble" / "README.md").read_text()
+    for purpose, point in results["operating_points"].items():
+        rates = point["test"]
+        ends = f"{rates['false_positive_rate_low']:.3f}, {rates['false_positive_rate_high']:.3f}"
+        assert f"| {purpose} | {point['threshold']:.3f} | {rates['false_positive_rate']:.3f} [{ends}] |" in card
+    low, high = results["uncertain"]["band"]
+    open_ = 1 - results["uncertain"]["test"]["coverage"]
+    assert f"Between {low:.3f} and {high:.3f} the verdict is `uncertain`: {open_:.1%} of the images" in card

@@ -118,6 +118,28 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
 
 
+def jittered(image: Image.Image, number: int, seed: int = 0) -> Image.Image:
+    """One of the views of an image over which test-time augmentation averages.
+
+    Number 0 is the image itself and 1 its mirror image. All others are crops of 85 to 100 % of the sides, scaled by 0.75
+    to 1.25 and saved as JPEG of quality 70 to 95, every second one mirrored: what happens to pictures on their way anyway.
+    A number means the same change for every image.
+    """
+    if number % 2:
+        image = ImageOps.mirror(image)
+    if number < 2:
+        return image
+    generator = np.random.default_rng([seed, number])
+    sides = [max(1, round(side * generator.uniform(0.85, 1))) for side in image.size]
+    left, top = (int(generator.integers(whole - side + 1)) for whole, side in zip(image.size, sides, strict=True))
+    image = image.crop((left, top, left + sides[0], top + sides[1]))
+    factor = generator.uniform(0.75, 1.25)
+    image = image.resize([max(1, round(side * factor)) for side in sides], Image.Resampling.BICUBIC)
+    saved = io.BytesIO()
+    image.save(saved, "JPEG", quality=int(generator.integers(70, 96)))
+    return Image.open(saved).convert("RGB")
+
+
 class ImageReader:
     """Reads an image as a detector was trained to, up to its image processor.
 
@@ -174,7 +196,7 @@ class EnsembleImageProcessor(BaseImageProcessor):
     def __init__(self, views: list[dict[str, Any]] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.views = views or []
-        self._processors = [_build_processor(view) for view in self.views]
+        self.processors = [_build_processor(view) for view in self.views]
         readings = [view.get("reading", {}) for view in self.views]
         self._readings = [readings.index(reading) for reading in readings]  # the first view that reads alike
         self._readers = {index: ImageReader(**readings[index]) for index in self._readings}
@@ -194,7 +216,7 @@ class EnsembleImageProcessor(BaseImageProcessor):
         return BatchFeature(
             {
                 view_key(index): processor(read[reading], return_tensors="pt")["pixel_values"]
-                for index, (processor, reading) in enumerate(zip(self._processors, self._readings, strict=True))
+                for index, (processor, reading) in enumerate(zip(self.processors, self._readings, strict=True))
             }
         )
 

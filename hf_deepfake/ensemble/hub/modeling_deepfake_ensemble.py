@@ -1,6 +1,6 @@
 """The voted ensemble as one model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,47 @@ from .image_processing_deepfake_ensemble import view_key
 
 _SMALLEST_PROBABILITY = 1e-7  # keeps the log of a unanimous hard vote finite
 
+VOTE_SETTINGS = ("temperatures", "biases", "isotonic", "weights", "member_thresholds", "vote_calibrations")
+"""What of an ensemble's configuration `vote` takes."""
+
+
+def calibrated(
+    log_odds: torch.Tensor,
+    temperature: float = 1.0,
+    bias: float = 0.0,
+    isotonic: Sequence[Sequence[float]] | None = None,
+) -> torch.Tensor:
+    """Calibrated probability of fake: `sigmoid(log_odds / temperature + bias)`, or a monotone curve.
+
+    Args:
+        log_odds: Of fake against real, any shape.
+        temperature: 1 for none (Guo et al., ICML 2017).
+        bias: Not 0 after Platt scaling (Platt 1999).
+        isotonic: Log-odds in rising order and their probabilities; straight lines between, level outside. It takes the
+            place of the other two.
+    """
+    if isotonic is None:
+        return torch.sigmoid(log_odds / temperature + bias)
+    places, values = (_row(part, log_odds) for part in isotonic)
+    inside = log_odds.clamp(places[0], places[-1])
+    right = torch.searchsorted(places, inside).clamp(1, len(places) - 1)
+    share = (inside - places[right - 1]) / (places[right] - places[right - 1])
+    return values[right - 1] + share * (values[right] - values[right - 1])
+
+
+def member_probabilities(
+    member_logits: torch.Tensor,
+    *,
+    temperatures: Sequence[float],
+    biases: Sequence[float] | None = None,
+    isotonic: Sequence[Any] | None = None,
+) -> torch.Tensor:
+    """Each member's calibrated probability of fake, shape `(images, members)`, from logits `(images, members, 2)`."""
+    count = member_logits.shape[1]
+    log_odds = (member_logits[..., 1] - member_logits[..., 0]).unbind(dim=1)
+    settings = zip(log_odds, temperatures, biases or [0.0] * count, isotonic or [None] * count, strict=True)
+    return torch.stack([calibrated(*member) for member in settings], dim=1)
+
 
 def vote(
     member_logits: torch.Tensor,
@@ -22,13 +63,19 @@ def vote(
     weights: Sequence[float],
     member_thresholds: Sequence[float],
     voting: str,
+    biases: Sequence[float] | None = None,
+    isotonic: Sequence[Any] | None = None,
+    vote_calibrations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> torch.Tensor:
     """Probability of fake that the members vote for.
 
-    With `p_i = softmax(logits_i / T_i)`: the soft vote is the mean of `p_i`; the weighted vote
-    `Σ w_i p_i / Σ w_i`; the hard vote the share of members with `p_i ≥ t_i`. An even split of the hard
-    vote is decided by the soft vote: its share of 0.5 is moved towards the soft vote, by less
-    than half a member, so that the order of all other scores is kept.
+    With `p_i` the calibrated probability of a member, `softmax(logits_i / T_i)` unless another calibration was asked
+    for: the soft vote is the mean of `p_i`; the weighted vote `Σ w_i p_i / Σ w_i`; the hard vote the share of members
+    with `p_i ≥ t_i`. An even split of the hard vote is decided by the soft vote: its share of 0.5 is moved towards
+    the soft vote, by less than half a member, so that the order of all other scores is kept.
+
+    The mean of calibrated members is too unsure of itself (Ranjan and Gneiting 2010), so the soft and the weighted vote
+    are calibrated once more where `vote_calibrations` says so. A share of votes is no probability and stays.
 
     Args:
         member_logits: Shape `(images, members, 2)`, column 1 fake.
@@ -36,23 +83,44 @@ def vote(
         weights: `w_i`, one a member; used by the weighted vote only.
         member_thresholds: `t_i`, one a member; used by the hard vote only.
         voting: `soft`, `hard` or `weighted`.
+        biases: One a member, see `calibrated`; none by default.
+        isotonic: A curve or None for each member, see `calibrated`; none by default.
+        vote_calibrations: Arguments of `calibrated` by kind of voting.
 
     Returns:
         Shape `(images,)`, in [0, 1].
     """
     members = member_logits.shape[1]
-    prob_fake = torch.softmax(member_logits / _row(temperatures, member_logits)[:, None], dim=-1)[..., 1]
+    prob_fake = member_probabilities(member_logits, temperatures=temperatures, biases=biases, isotonic=isotonic)
     soft = prob_fake.mean(dim=1)
+    if voting == "hard":
+        votes = (prob_fake >= _row(member_thresholds, prob_fake)).sum(dim=1)
+        share = votes.to(prob_fake.dtype) / members
+        return torch.where(2 * votes == members, 0.5 + (soft - 0.5) / members, share)
     if voting == "soft":
-        return soft
-    if voting == "weighted":
+        voted = soft
+    elif voting == "weighted":
         shares = _row(weights, prob_fake)
-        return (prob_fake * shares).sum(dim=1) / shares.sum()
-    if voting != "hard":
+        voted = (prob_fake * shares).sum(dim=1) / shares.sum()
+    else:
         raise ValueError(f"voting is {voting!r}; it must be soft, hard or weighted.")
-    votes = (prob_fake >= _row(member_thresholds, prob_fake)).sum(dim=1)
-    share = votes.to(prob_fake.dtype) / members
-    return torch.where(2 * votes == members, 0.5 + (soft - 0.5) / members, share)
+    calibration = (vote_calibrations or {}).get(voting)
+    if calibration is None:
+        return voted
+    smallest = _SMALLEST_PROBABILITY
+    return calibrated(voted.clamp(smallest, 1 - smallest).logit(), **calibration).clamp(smallest, 1 - smallest)
+
+
+def verdict(prob_fake: float, threshold: float, band: Sequence[float] | None = None) -> str:
+    """`fake` from the threshold on, else `real`; `uncertain` between the two ends of a band.
+
+    Example:
+        >>> verdict(0.6, 0.5), verdict(0.4, 0.5), verdict(0.6, 0.5, [0.4, 0.7]), verdict(0.7, 0.5, [0.4, 0.7])
+        ('fake', 'real', 'uncertain', 'fake')
+    """
+    if band is not None and band[0] < prob_fake < band[1]:
+        return "uncertain"
+    return "fake" if prob_fake >= threshold else "real"
 
 
 def _row(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
@@ -116,10 +184,8 @@ class EnsembleForImageClassification(PreTrainedModel):
         member_logits = torch.stack(outputs, dim=1)
         prob_fake = vote(
             member_logits,
-            temperatures=self.config.temperatures,
-            weights=self.config.weights,
-            member_thresholds=self.config.member_thresholds,
             voting=self.config.voting,
+            **{name: getattr(self.config, name) for name in VOTE_SETTINGS},
         )
         both = torch.stack([1 - prob_fake, prob_fake], dim=-1)
         logits = both.clamp(min=_SMALLEST_PROBABILITY).log()

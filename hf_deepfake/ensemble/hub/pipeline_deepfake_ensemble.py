@@ -4,11 +4,17 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-import torch
-from transformers import ImageClassificationPipeline
+from transformers import BatchFeature, ImageClassificationPipeline
 
-from .image_processing_deepfake_ensemble import ImageReader, open_rgb, reader_of
-from .modeling_deepfake_ensemble import vote
+from .image_processing_deepfake_ensemble import ImageReader, jittered, open_rgb, reader_of
+from .modeling_deepfake_ensemble import VOTE_SETTINGS, member_probabilities, verdict, vote
+
+_OF_ONE: dict[str, Any] = dict.fromkeys(VOTE_SETTINGS) | {
+    "temperatures": [1.0],
+    "weights": [1.0],
+    "member_thresholds": [0.5],
+}
+"""The settings of a single detector as an ensemble of one."""
 
 
 class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
@@ -20,9 +26,11 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
     Args:
         voting: `soft`, `hard` or `weighted` in place of the stored kind.
         threshold: Probability from which the verdict is fake, in place of the stored one.
+        tta: Views of each image to average the probability over (test-time augmentation, see `jittered`); 1 for none.
         details: False for `[{"label", "score"}, …]` as `image-classification` gives it; True for one dictionary with
-            `label` (the verdict at the threshold), `prob_fake`, `threshold`, `voting`, `agreement` (the share of
-            members whose own verdict is the ensemble's) and `members` (each with `name`, `prob_fake`, `weight`, `label`).
+            `label` (the verdict at the threshold; `uncertain` within `uncertain_band`, which a threshold given by hand
+            switches off), `prob_fake`, `threshold`, `voting`, `agreement` (the share of members on the ensemble's side of their
+            threshold), `members` (each with `name`, `prob_fake`, `weight`, `label`) and, where stored, `uncertain_band`.
     """
 
     _load_video_processor: Any = False  # else repositories with an `auto_map` prompt for trust
@@ -38,6 +46,7 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
         self,
         voting: str | None = None,
         threshold: float | None = None,
+        tta: int | None = None,
         details: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -46,6 +55,9 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
             raise ValueError(f"voting is {voting!r}; it must be soft, hard or weighted.")
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold}; it must be between 0 and 1.")
+        if tta is not None and tta < 1:
+            raise ValueError(f"tta is {tta}; it must be 1 (the image alone) or more.")
+        preprocess |= {"tta": tta} if tta is not None else {}
         given = {"voting": voting, "threshold": threshold, "details": details}
         return preprocess, forward, postprocess | {name: value for name, value in given.items() if value is not None}
 
@@ -61,14 +73,24 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
     def _reader(self) -> ImageReader | None:
         return reader_of(self.model.config)
 
-    def preprocess(self, image: Any, timeout: float | None = 30.0) -> Any:  # type: ignore[override]
-        """Views of one image, read as the checkpoint was trained to."""
+    def preprocess(self, image: Any, timeout: float | None = 30.0, tta: int = 1) -> Any:  # type: ignore[override]
+        """Views of one image, read as the checkpoint was trained to; with `tta` in a dimension of their own."""
         processor: Any = self.image_processor
-        if isinstance(image, str) and image.startswith(("http://", "https://")):
+        if tta > 1 or (isinstance(image, str) and image.startswith(("http://", "https://"))):
             image = open_rgb(image, timeout=timeout)
+        images = [jittered(image, number) for number in range(tta)] if tta > 1 else [image]
         if self._reader is not None:
-            image = self._reader(image)
-        return processor(images=[image], return_tensors="pt").to(self.dtype)
+            images = [self._reader(image) for image in images]
+        views = processor(images=images, return_tensors="pt").to(self.dtype)
+        return BatchFeature({name: view[None] for name, view in views.items()}) if tta > 1 else views
+
+    def _forward(self, model_inputs: Any) -> Any:  # type: ignore[override]
+        """Score a batch of images, or of images in several views each."""
+        first = next(iter(model_inputs.values()))
+        if first.ndim == 4:
+            return super()._forward(model_inputs)
+        outputs = super()._forward({name: view.flatten(0, 1) for name, view in model_inputs.items()})
+        return {name: value.unflatten(0, first.shape[:2]) for name, value in outputs.items()}
 
     def postprocess(  # type: ignore[override]
         self,
@@ -79,46 +101,44 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
         top_k: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Votes of one image in the format asked for."""
+        """Votes of one image in the format asked for, averaged over its views."""
         config: Any = self.model.config
         member_logits = model_outputs.get("member_logits")
         if member_logits is None:  # a single detector
             logits = model_outputs["logits"].float()
-            member_logits = (logits if self.fake_column(config.id2label) == 1 else logits.flip(-1))[:, None]
-        settings = {
-            "temperatures": getattr(config, "temperatures", [1.0]),
-            "weights": getattr(config, "weights", [1.0]),
-            "member_thresholds": getattr(config, "member_thresholds", [0.5]),
-        }
+            member_logits = (logits if self.fake_column(config.id2label) == 1 else logits.flip(-1))[..., None, :]
+        member_logits = member_logits.flatten(0, -3)  # views, members, classes
+        settings = {name: getattr(config, name, default) for name, default in _OF_ONE.items()}
         kind: str = voting if voting is not None else getattr(config, "voting", "soft")
-        prob_fake = float(vote(member_logits, voting=kind, **settings)[0])
+        prob_fake = float(vote(member_logits, voting=kind, **settings).mean())
         if not details:
             real, fake = {"label": "real", "score": 1 - prob_fake}, {"label": "fake", "score": prob_fake}
             return ([fake, real] if prob_fake > 0.5 else [real, fake])[:top_k]
+        band = getattr(config, "uncertain_bands", {}).get(kind) if threshold is None else None
         threshold = threshold if threshold is not None else getattr(config, "thresholds", {}).get(kind, 0.5)
-        label = "fake" if prob_fake >= threshold else "real"
-        temperatures = torch.tensor(settings["temperatures"])
-        member_probs = (member_logits[0] / temperatures[:, None]).softmax(-1)[:, 1].tolist()
+        label = verdict(prob_fake, threshold, band)
+        calibration = {name: settings[name] for name in ("temperatures", "biases", "isotonic")}
         members = [
             {
                 "name": name,
                 "prob_fake": member_prob,
                 "weight": weight / sum(settings["weights"]),
-                "label": "fake" if member_prob >= member_threshold else "real",
+                "label": verdict(member_prob, member_threshold),
             }
             for name, member_prob, weight, member_threshold in zip(
                 getattr(config, "member_names", ["detector"]),
-                member_probs,
+                member_probabilities(member_logits, **calibration).mean(dim=0).tolist(),
                 settings["weights"],
                 settings["member_thresholds"],
                 strict=True,
             )
         ]
+        side = verdict(prob_fake, threshold)  # what the members are for or against, also where the verdict is open
         return {
             "label": label,
             "prob_fake": prob_fake,
             "threshold": threshold,
             "voting": kind,
-            "agreement": sum(member["label"] == label for member in members) / len(members),
+            "agreement": sum(member["label"] == side for member in members) / len(members),
             "members": members,
-        }
+        } | ({"uncertain_band": band} if band is not None else {})
