@@ -66,6 +66,16 @@ def corrupt(image: torch.Tensor, name: str, severity: int, generator: torch.Gene
     Raises:
         InputError: If there is no such corruption or severity.
     """
+    check_corruption(name, severity)
+    return CORRUPTIONS[name](image, severity, generator)
+
+
+def check_corruption(name: str, severity: int) -> None:
+    """Refuse what `corrupt` does not know, before any image is read.
+
+    Raises:
+        InputError: If there is no such corruption or severity.
+    """
     if name not in CORRUPTIONS:
         near = difflib.get_close_matches(name, CORRUPTIONS, n=1)
         raise InputError(
@@ -74,7 +84,6 @@ def corrupt(image: torch.Tensor, name: str, severity: int, generator: torch.Gene
         )
     if severity not in SEVERITIES:
         raise InputError(f"{name}: severity {severity}; it is one of {', '.join(map(str, SEVERITIES))}.")
-    return CORRUPTIONS[name](image, severity, generator)
 
 
 def _jpeg(image: torch.Tensor, severity: int, generator: torch.Generator | None) -> torch.Tensor:

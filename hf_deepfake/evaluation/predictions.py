@@ -1,25 +1,29 @@
 """Scores of images as a table, and the table as a file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
-from scipy.special import expit
+from PIL import Image
+from scipy.special import expit, log_softmax, logsumexp
 from torch.utils.data import DataLoader
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_deepfake import labels
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import (
-    ImageReader,
     UnreadableImageError,
+    jittered,
+    open_rgb,
     reader_of,
 )
 from hf_deepfake.errors import InputError
+from hf_deepfake.models.detector import LoadedDetector
 from hf_deepfake.writing import whole
 
 
@@ -59,7 +63,7 @@ def load_predictions(path: Path) -> pd.DataFrame:
     """Read a table of predictions.
 
     Raises:
-        InputError: If the file is missing, damaged or lacks a column.
+        InputError: If the file is missing, damaged or lacks a column, or a score is not a number.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such table of predictions; hf-deepfake train and evaluate write them.")
@@ -70,16 +74,36 @@ def load_predictions(path: Path) -> pd.DataFrame:
     missing = [name for name in ("image", "label", "prob_fake", "logit_real", "logit_fake") if name not in table]
     if missing:
         raise InputError(f"{path}: columns {missing} are missing; found {list(table.columns)}.")
+    scores = table[["prob_fake", "logit_real", "logit_fake"]].to_numpy(dtype=np.float64)
+    broken = ~np.isfinite(scores).all(axis=1)
+    if broken.any():
+        row = int(broken.argmax())
+        raise InputError(
+            f"{path}: row {row} ({table['image'][row]}) has the scores {scores[row].tolist()}, {broken.sum()} such rows in "
+            "all; score these images again or leave them out."
+        )
     return table
 
 
+Change = Callable[[Image.Image], Image.Image]
+"""Makes of an image what is scored instead of it."""
+
+
 class _Views(torch.utils.data.Dataset[dict[str, Any]]):
-    """Preprocesses an image, or every face of it, or says why it cannot be read."""
+    """Decodes an image once and preprocesses each change of it for each detector, or says why it cannot be read."""
 
     def __init__(
-        self, images: Sequence[Any], processor: BaseImageProcessor, reader: ImageReader | None, every_face: bool
+        self,
+        images: Sequence[Any],
+        detectors: Sequence[LoadedDetector],
+        changes: Sequence[Change | None],
+        every_face: bool,
     ) -> None:
-        self.images, self.processor, self.reader, self.every_face = images, processor, reader, every_face
+        self.images, self.changes, self.every_face = images, changes, every_face
+        keys = [_reading_key(detector) for detector in detectors]
+        self.eyes = [keys.index(key) for key in keys]  # of each detector, the first that reads and preprocesses alike
+        self.readers = {eye: reader_of(detectors[eye].model.config) for eye in self.eyes}
+        self.processors = {eye: detectors[eye].processor for eye in self.eyes}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -87,25 +111,62 @@ class _Views(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
             image = self.images[index]
-            read = self.reader.crops(image, self.every_face) if self.reader else [image]
-            return {"index": index, "views": dict(self.processor(read, return_tensors="pt"))}
+            alone = len(self.readers) == 1 and self.changes == [None]
+            opened = image if alone else open_rgb(image)
+            changed = [change(opened) if change is not None else None for change in self.changes]
+            views = {eye: self._views(eye, image, opened, changed) for eye in self.readers}
+            return {"index": index, "views": views}
         except UnreadableImageError as error:
             return {"index": index, "error": str(error)}
 
+    def _views(self, eye: int, image: Any, opened: Any, changed: list[Image.Image | None]) -> dict[str, Any]:
+        reader = self.readers[eye]
+        itself = image if reader is not None and reader.smallest_side else opened  # which scales in decoding
+        read = [itself if change is None else change for change in changed]
+        if reader is not None:
+            read = [crop for item in read for crop in reader.crops(item, self.every_face)]
+        return dict(self.processors[eye](read, return_tensors="pt"))
 
-def _collate_readable(
-    items: list[dict[str, Any]],
-) -> tuple[list[int], list[int], dict[str, torch.Tensor], dict[int, str]]:
-    """Indices of the readable images, views of each, all views in one batch, and what is wrong with the others."""
+
+def _reading_key(detector: LoadedDetector) -> str:
+    """Equal for detectors that read and preprocess an image alike."""
+    processor: Any = detector.processor
+    settings = getattr(processor, "data_config", None) or processor.to_dict()
+    return repr([type(processor).__name__, settings, getattr(detector.model.config, "reading", None)])
+
+
+class _Batch(NamedTuple):
+    indices: list[int]
+    counts: list[int]  # views of each image
+    views: dict[int, dict[str, torch.Tensor]]
+    errors: dict[int, str]
+
+
+def _collate_readable(items: list[dict[str, Any]]) -> _Batch:
     readable = [item for item in items if "views" in item]
-    counts = [len(next(iter(item["views"].values()))) for item in readable]
-    views = (
-        {name: torch.cat([item["views"][name] for item in readable]) for name in readable[0]["views"]}
-        if readable
-        else {}
-    )
+    views: dict[int, dict[str, torch.Tensor]] = {}
+    for eye, first in readable[0]["views"].items() if readable else ():
+        views[eye] = {name: torch.cat([item["views"][eye][name] for item in readable]) for name in first}
+    counts = [len(next(iter(next(iter(item["views"].values())).values()))) for item in readable]
     errors = {item["index"]: item["error"] for item in items if "error" in item}
-    return [item["index"] for item in readable], counts, views, errors
+    return _Batch([item["index"] for item in readable], counts, views, errors)
+
+
+def _batches(views: _Views, batch_size: int, num_workers: int) -> Iterator[_Batch]:
+    return iter(DataLoader(views, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate_readable))
+
+
+def _logits(detector: LoadedDetector, views: dict[str, torch.Tensor], batch_size: int) -> NDArray[np.float64]:
+    """Logits of all views, columns real and fake."""
+    model, parts = detector.model, []
+    for start in range(0, len(next(iter(views.values()))), batch_size):
+        part = {
+            name: tensor[start : start + batch_size].to(model.device, model.dtype) for name, tensor in views.items()
+        }
+        with torch.inference_mode():
+            parts.append(model(**part).logits.double().cpu().numpy())
+    logits = np.concatenate(parts)
+    return logits if detector.fake_column == labels.FAKE else logits[:, ::-1]
 
 
 def score_images(
@@ -116,6 +177,7 @@ def score_images(
     batch_size: int = 16,
     num_workers: int = 0,
     every_face: bool = False,
+    tta: int = 1,
 ) -> Iterator[tuple[list[int], NDArray[np.float64], dict[int, str]]]:
     """Score images batch by batch; one that cannot be read costs its row, not the run.
 
@@ -128,25 +190,57 @@ def score_images(
         num_workers: Processes that decode.
         every_face: For a detector that reads faces: score every face of an image, and let the one that is most likely
             fake speak for it.
+        tta: Views of an image to average its probability over; 1 for the image alone. Not together with `every_face`.
 
     Yields:
         Indices of the scored images, their logits of shape `(scored, 2)` with columns real and fake, and
         for each unreadable image of the batch the reason by index.
     """
-    loader = DataLoader(
-        _Views(images, processor, reader_of(model.config), every_face),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=_collate_readable,
-    )
-    for indices, counts, views, errors in loader:
-        logits = np.zeros((0, 2))
-        if indices:
-            views = {name: tensor.to(model.device, model.dtype) for name, tensor in views.items()}
-            with torch.inference_mode():
-                logits = model(**views).logits.double().cpu().numpy()
-        logits = logits if fake_column == labels.FAKE else logits[:, ::-1]
-        yield indices, _most_likely_fake(logits, counts), errors
+    detector = LoadedDetector(model, processor, fake_column)
+    views = _Views(images, [detector], jitters(tta), every_face)
+    for batch in _batches(views, max(1, batch_size // tta), num_workers):
+        logits = _logits(detector, batch.views[0], batch_size) if batch.indices else np.zeros((0, 2))
+        scored = average_views(logits.reshape(-1, tta, 2)) if tta > 1 else _most_likely_fake(logits, batch.counts)
+        yield batch.indices, scored, batch.errors
+
+
+def score_changes(
+    detectors: Sequence[LoadedDetector],
+    images: Sequence[Any],
+    changes: Sequence[Change | None],
+    batch_size: int = 16,
+    num_workers: int = 0,
+) -> Iterator[tuple[list[int], NDArray[np.float64], dict[int, str]]]:
+    """Score every change of every image with every detector; each image is decoded once.
+
+    Args:
+        detectors: They may read and preprocess differently.
+        images: Anything that `open_rgb` takes.
+        changes: What to make of each image before it is read; None for the image itself.
+        batch_size: Views a forward pass.
+        num_workers: Processes that decode, change and preprocess.
+
+    Yields:
+        Indices of the scored images, their logits of shape `(detectors, scored, changes, 2)` with columns real and
+        fake, and for each unreadable image of the batch the reason by index.
+    """
+    views = _Views(images, detectors, changes, every_face=False)
+    for batch in _batches(views, max(1, batch_size // len(changes)), num_workers):
+        logits = np.zeros((len(detectors), 0, len(changes), 2))
+        if batch.indices:
+            each = [_logits(one, batch.views[eye], batch_size) for one, eye in zip(detectors, views.eyes, strict=True)]
+            logits = np.stack(each).reshape(len(detectors), len(batch.indices), len(changes), 2)
+        yield batch.indices, logits, batch.errors
+
+
+def jitters(tta: int) -> list[Change | None]:
+    """The image itself and what else `jittered` makes of it, `tta` in all."""
+    return [None, *(partial(jittered, number=number) for number in range(1, tta))]
+
+
+def average_views(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the mean probabilities of an image's views: from `(images, views, 2)` to `(images, 2)`."""
+    return np.asarray(logsumexp(log_softmax(logits, axis=2), axis=1) - np.log(logits.shape[1]))
 
 
 def _most_likely_fake(logits: NDArray[np.float64], counts: list[int]) -> NDArray[np.float64]:

@@ -48,3 +48,41 @@ def metrics_markdown(rows: dict[str, dict[str, Any]], first_column: str) -> str:
     for name, metrics in rows.items():
         lines.append(f"| {name} | {' | '.join(format_metric(metrics, metric) for metric in COLUMNS)} |")
     return "\n".join(lines)
+
+
+def robustness_table(corruptions: dict[str, dict[str, dict[str, Any]]], title: str) -> Table:
+    """Table for a terminal of 80 columns: ROC AUC of every corruption and severity, and the share of flipped verdicts."""
+    severities = sorted({severity for metrics in corruptions.values() for severity in metrics})
+    ranked = all("roc_auc" in metrics for of_one in corruptions.values() for metrics in of_one.values())
+    first = "ROC AUC" if ranked else "false-positive rate"
+    table = Table(
+        title=title, min_width=60, caption=f"{first} at each severity, and below it the share of verdicts that flipped"
+    )
+    table.add_column("corruption")
+    for severity in severities:
+        table.add_column(severity, justify="right")
+    for corruption, of_one in corruptions.items():
+        cells = (of_one.get(severity, {}) for severity in severities)
+        table.add_row(corruption, *(_robustness_cell(metrics, ranked) for metrics in cells))
+    return table
+
+
+def _robustness_cell(metrics: dict[str, Any], ranked: bool) -> str:
+    if not metrics:
+        return ""
+    value = metrics.get("roc_auc" if ranked else "false_positive_rate")
+    return f"{'-' if value is None else f'{value:.3f}'}\n{metrics['flipped']:.1%}"
+
+
+def adversarial_table(attacks: dict[str, list[dict[str, Any]]], title: str) -> Table:
+    """Table for a terminal: what every model says of the images that were made against one of them."""
+    table = Table(title=title, min_width=60, caption="a model under an attack on itself, and on the others (transfer)")
+    for column in ("attack", "attacked", "scored"):
+        table.add_column(column, overflow="fold")
+    for column in ("accuracy", "flipped"):
+        table.add_column(column, justify="right")
+    for model, entries in attacks.items():
+        for entry in entries:
+            name = f"{entry['attack']} {entry['epsilon']}"
+            table.add_row(name, entry["attacked"], model, f"{entry['accuracy']:.3f}", f"{entry['flipped']:.1%}")
+    return table

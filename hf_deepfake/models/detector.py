@@ -4,7 +4,7 @@ import difflib
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -206,13 +206,22 @@ def _resized_processor(arguments: ModelArguments, detector: PreTrainedModel) -> 
     return processor
 
 
-def load_detector(
-    name_or_path: str, revision: str | None = None, fake_label: str | None = None
-) -> tuple[PreTrainedModel, BaseImageProcessor, int]:
-    """Load a detector or an ensemble to score with.
+class LoadedDetector(NamedTuple):
+    """A detector or an ensemble to score with.
 
-    Returns:
-        The model in evaluation mode, its image processor, and the index of the logit that means fake.
+    Attributes:
+        model: In evaluation mode.
+        processor: Its image processor.
+        fake_column: Index of the logit that means fake.
+    """
+
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    fake_column: int
+
+
+def load_detector(name_or_path: str, revision: str | None = None, fake_label: str | None = None) -> LoadedDetector:
+    """Load a detector or an ensemble to score with.
 
     Raises:
         InputError: If it cannot be loaded, or its labels are not real and fake.
@@ -225,8 +234,8 @@ def load_detector(
         model = AutoModelForImageClassification.from_pretrained(name_or_path, revision=revision or "main")
         reader_of(config)  # says what is missing to read images as this detector does
         if isinstance(model, TimmWrapperForImageClassification):
-            return model.eval(), _timm_processor(model.config), fake
+            return LoadedDetector(model.eval(), _timm_processor(model.config), fake)
         processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision or "main")
     except Exception as error:
         raise InputError(f"{name_or_path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    return model.eval(), processor, fake
+    return LoadedDetector(model.eval(), processor, fake)

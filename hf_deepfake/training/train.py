@@ -37,6 +37,7 @@ from hf_deepfake.data.augmentation import augmentation as named_transforms
 from hf_deepfake.data.caching import cache_resized
 from hf_deepfake.data.checking import Skipped, drop_unreadable, report_skipped
 from hf_deepfake.data.faces import find_cropper
+from hf_deepfake.data.fingerprints import save_training_images, training_images
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.data.mixing import MixingCollator
 from hf_deepfake.data.streaming import TrainingStream, load_streaming
@@ -141,7 +142,8 @@ def train(
 
     The best checkpoint by `metric_for_best_model` is loaded with `from_pretrained` and stands at the root of
     `output_dir`, with `recipe.yaml`, `trainer_state.json`, `predictions/`, `plots/`, `README.md` and, last of all,
-    `results.json`: a run directory with that file is whole.
+    `results.json`: a run directory with that file is whole. `training_images.parquet` lists the content hashes of what it
+    was trained and selected on, so that an evaluation finds overlaps.
 
     Returns:
         The run directory.
@@ -169,6 +171,10 @@ def train(
     if model.channels_last:
         detector.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     reader = reader_of(detector.config)
+    main_process = PartialState().is_main_process
+    seen = (
+        training_images(splits, quiet=bool(training.disable_tqdm)) if main_process else None
+    )  # before they are cached
     if data.cache_images:
         with training.main_process_first(desc="resizing"):
             splits = DatasetDict({name: cache_resized(rows, processor, reader) for name, rows in splits.items()})
@@ -180,8 +186,9 @@ def train(
     if stream is not None:
         views["train"] = TrainingStream(stream, augmented, data.shuffle_buffer, training.seed)
     trainer = _trainer(detector, processor, views, MixingCollator(augmentation), fitting, training)
-    if trainer.is_world_process_zero():
+    if seen is not None:
         _announce(origin, splits, skipped, run)
+        save_training_images(seen, run)
         save_recipe([data, augmentation, model, fitting, training], run / "recipe.yaml")
     trainer.train(resume_from_checkpoint=checkpoint)
     _finish(trainer, views, splits, started)

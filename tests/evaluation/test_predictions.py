@@ -69,6 +69,16 @@ def test_tables_that_are_missing_damaged_or_of_something_else_are_refused(tmp_pa
         load_predictions(tmp_path / "other.parquet")
 
 
+def test_a_table_with_a_score_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    table = predictions_table(rows(), np.zeros((2, 2)))
+    table.loc[1, "prob_fake"] = np.nan
+    save_predictions(table, tmp_path / "test.parquet")
+    with pytest.raises(
+        InputError, match=r"test\.parquet: row 1 \(a\.png\) has the scores \[nan, 0\.0, 0\.0\], 1 such rows"
+    ):
+        load_predictions(tmp_path / "test.parquet")
+
+
 def test_an_unreadable_image_costs_its_row_and_not_the_run(tiny_vit: ViTForImageClassification) -> None:
     processor = ViTImageProcessor(size={"height": 32, "width": 32})
     images = [draw_image(0, 0), b"no image", "missing.png", draw_image(1, 1), b"no image either"]

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -52,6 +53,16 @@ def arguments(data: Path, run: Path, **choices: Any) -> tuple[Any, ...]:
 def run(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "resnet"
     return train(*arguments(image_folder, folder, num_train_epochs=6, label_smoothing_factor=0.05))
+
+
+def test_a_run_lists_what_it_was_trained_and_selected_on(run: Path, image_folder: Path) -> None:
+    listed = pd.read_parquet(run / "training_images.parquet")
+    splits = load_splits(DataArguments(dataset_name=str(image_folder)))
+    assert listed["image"].tolist() == [*splits["train"]["file"], *splits["validation"]["file"]]
+    assert listed["split"].value_counts().to_dict() == {name: len(splits[name]) for name in ("train", "validation")}
+    first = hashlib.sha256((image_folder / listed["image"][0]).read_bytes()).hexdigest()
+    assert listed["sha256"][0] == first
+    assert not set(listed["image"]) & set(splits["test"]["file"])
 
 
 def test_the_run_directory_keeps_the_contract(run: Path) -> None:
