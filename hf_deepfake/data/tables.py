@@ -48,12 +48,13 @@ def read_tables(tables: list[Path], data: DataArguments, labelled: bool) -> Data
     for table in tables:
         split = labels.read_split(table.stem) if len(tables) > 1 else None
         parts[table.name] = standardise(
-            DatasetDict({split or "all": _table(table)}), data, labelled, str(table), table.parent
+            DatasetDict({split or "all": read_table(table)}), data, labelled, str(table), table.parent
         )
     return _joined(parts, data.dataset_name)
 
 
-def _table(path: Path) -> Dataset:
+def read_table(path: Path) -> Dataset:
+    """The rows of one table as they stand in it."""
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
         raise InputError(f"{path}: is no table of images; a table ends in {' '.join(sorted(TABLE_SUFFIXES))}.")

@@ -16,12 +16,14 @@ from tqdm.auto import tqdm
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
 from hf_deepfake.data.tables import TABLE_SUFFIXES
+from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import verdict
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.predictions import score_images
-from hf_deepfake.labels import NAMES
 from hf_deepfake.models.detector import load_detector
 from hf_deepfake.printing import printable
 from hf_deepfake.recipe import DataArguments
+from hf_deepfake.serving.monitored import EmbeddingRecorder, image_statistics
+from hf_deepfake.serving.submission import blank_submission
 from hf_deepfake.writing import whole
 
 _WRITERS = {
@@ -41,6 +43,9 @@ def predict(
     batch_size: int = 16,
     num_workers: int = 0,
     every_face: bool = False,
+    image_column: str | None = None,
+    monitoring: bool = False,
+    tta: int = 1,
 ) -> pd.DataFrame:
     """Score images with a detector or an ensemble.
 
@@ -49,46 +54,66 @@ def predict(
         inputs: Images, folders of images, tables that name images, or addresses.
         image_root: Folder that a table's image names start from; the table's own by default.
         follow_links: Follow links that lead out of a folder.
-        threshold: Probability from which the verdict is fake; the checkpoint's own by default, 0.5 where it has none.
+        threshold: Probability from which the verdict is fake; by default the checkpoint's own with its band of
+            uncertain verdicts, 0.5 where it has none.
         fake_label: The checkpoint's label that means fake, where its names do not tell.
         batch_size: Images a forward pass.
         num_workers: Processes that decode.
         every_face: For a detector that reads faces: an image is as fake as the most suspicious of its faces, not as its
             largest.
+        image_column: A table's column of images; by default it is found by its name.
+        monitoring: Add the columns that `hf-deepfake monitor` compares: those of `image_statistics`, and `embedding`,
+            64 numbers of what the detector makes of the image.
+        tta: Views of an image to average its probability over (test-time augmentation); 1 for the image alone.
 
     Returns:
-        One row an image, in the order given: `image`, `prob_fake`, `label` (`real` or `fake`) and `error`, which is
-        empty unless the image could not be read.
+        One row an image, in the order given: `image`, `prob_fake`, `label` (`real`, `fake` or `uncertain`) and `error`,
+        which is empty unless the image could not be read.
 
     Raises:
-        InputError: If the model cannot be loaded or does not read faces, an input does not exist or the threshold is no
-            probability.
+        InputError: If the model cannot be loaded, does not read faces or gives no number, an input does not exist or
+            the threshold is no probability.
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold}: must be between 0 and 1.")
-    named = _named_images(inputs, image_root, follow_links)
+    if monitoring and every_face:
+        raise InputError("--monitoring: an image has one embedding, not one for each face; leave --every_face out.")
+    if tta < 1 or (tta > 1 and every_face):
+        raise InputError(f"--tta {tta}: must be 1 (the image alone) or more, and not together with --every_face.")
+    named = _named_images(inputs, image_root, follow_links, image_column)
     images = [image for _, image in named]
     model, processor, fake_column = load_detector(name_or_path, fake_label=fake_label)
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     if every_face and "face_crop" not in getattr(model.config, "reading", {}):
         raise InputError(f"--every_face: {name_or_path} does not read faces; it was trained without --face_crop.")
+    band = getattr(model.config, "uncertain_band", None) if threshold is None else None
     threshold = threshold if threshold is not None else float(getattr(model.config, "threshold", 0.5))
+    recorder = EmbeddingRecorder(model) if monitoring else None
+    embeddings: list[Any] = [None] * len(images)
     prob_fake = np.full(len(images), np.nan)
     reasons: list[str | None] = [None] * len(images)
     with tqdm(total=len(images), desc="Scoring", unit="image", delay=1) as progress:
-        scores = score_images(model, processor, images, fake_column, batch_size, num_workers, every_face)
+        scores = score_images(model, processor, images, fake_column, batch_size, num_workers, every_face, tta)
         for indices, logits, errors in scores:
             prob_fake[indices] = expit(logits[:, 1] - logits[:, 0])
+            if np.isnan(prob_fake[indices]).any():
+                raise InputError(f"{name_or_path}: gives no number for an image; it diverged in training.")
             for index, reason in errors.items():
                 reasons[index] = reason
+            if recorder and indices:
+                for index, embedding in zip(indices, recorder.take(len(indices)), strict=True):
+                    embeddings[index] = embedding
             progress.update(len(indices) + len(errors))
-    verdicts = [None if np.isnan(prob) else NAMES[int(prob >= threshold)] for prob in prob_fake]
+    verdicts = [None if np.isnan(prob) else verdict(prob, threshold, band) for prob in prob_fake]
     columns = {"image": [name for name, _ in named], "prob_fake": prob_fake, "label": verdicts, "error": reasons}
-    return pd.DataFrame(columns).astype({"label": object, "error": object})  # None, not NaN, where there is none
+    table = pd.DataFrame(columns).astype({"label": object, "error": object})  # None, not NaN, where there is none
+    if not monitoring:
+        return table
+    return table.join(image_statistics(images)).assign(embedding=pd.Series(embeddings, dtype=object))
 
 
 def _named_images(
-    inputs: Sequence[str | os.PathLike[str]], image_root: str | None, follow_links: bool
+    inputs: Sequence[str | os.PathLike[str]], image_root: str | None, follow_links: bool, image_column: str | None
 ) -> list[tuple[str, Any]]:
     """Name of each image, and what to decode it from."""
     named: list[tuple[str, Any]] = []
@@ -97,7 +122,9 @@ def _named_images(
         if item.startswith(("http://", "https://")):
             named.append((item, item))
         elif path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES:
-            data = DataArguments(dataset_name=item, image_root=image_root, follow_links=follow_links)
+            data = DataArguments(
+                dataset_name=item, image_root=image_root, follow_links=follow_links, image_column=image_column
+            )
             rows = everything(load_data(data, labelled=False))
             named += [
                 (file if image["bytes"] is not None else image["path"], image)
@@ -117,24 +144,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, metavar="DIR", help="detector or ensemble: folder or Hub id")
     parser.add_argument("--output", type=Path, metavar="TABLE", help="write a .csv, .jsonl or .parquet table")
     parser.add_argument("--image_root", help="folder that a table's image names start from")
+    parser.add_argument("--image_column", help="a table's column of images; default: found by its name")
     parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of a folder")
     parser.add_argument("--threshold", type=float, help="verdict fake from here; default: the checkpoint's own")
     parser.add_argument("--fake_label", help="the checkpoint's label that means fake, where its names do not tell")
     parser.add_argument("--every_face", action="store_true", help="judge an image by its most suspicious face")
+    parser.add_argument("--tta", type=int, default=1, metavar="N", help="average over N views of each image")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--num_workers", type=int, default=0, help="processes that decode")
+    parser.add_argument(
+        "--submission", type=Path, metavar="CSV", help="write the INPUT table's names with their scores"
+    )
+    parser.add_argument("--monitoring", action="store_true", help="add to --output what hf-deepfake monitor compares")
     arguments = vars(parser.parse_args(argv))
     output: Path | None = arguments.pop("output")
+    submission: Path | None = arguments.pop("submission")
     if output is not None and output.suffix.lower() not in _WRITERS:
         raise InputError(f"{output}: writes {', '.join(_WRITERS)}; found {output.suffix or 'no suffix'}.")
+    if arguments["monitoring"] and (output is None or output.suffix.lower() == ".csv"):
+        raise InputError("--monitoring: embeddings do not fit a CSV; give an --output ending in .parquet or .jsonl.")
+    if submission is not None:
+        handed_in, score = blank_submission(arguments["inputs"], submission, arguments["image_column"])
     table = predict(arguments.pop("model"), arguments.pop("inputs"), **arguments)
     failed = table[table["error"].notna()]
-    if output is None:
-        _print(table)
-    else:
+    if submission is not None:
+        with whole(submission) as partial:
+            handed_in.assign(**{score: table["prob_fake"].fillna(0.5)}).to_csv(partial, index=False)
+        _say(f"wrote {submission} ({len(table)} images, {len(failed)} unreadable with 0.5)", Console())
+    if output is not None:
         with whole(output) as partial:
             _WRITERS[output.suffix.lower()](table, partial)
         _say(f"wrote {output} ({len(table)} images, {len(failed)} unreadable)", Console())
+    if output is None and submission is None:
+        _print(table)
     for reason in failed["error"][:10]:
         _say(f"unreadable: {reason}", Console(stderr=True))
     return 1 if len(failed) else 0
@@ -143,8 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _print(table: pd.DataFrame) -> None:
     console = Console()
     for row in table.to_dict("records"):
-        verdict = f"{row['prob_fake']:.3f}  {row['label']}" if row["label"] else "unreadable"
-        _say(f"{verdict}  {row['image']}", console)
+        answer = f"{row['prob_fake']:.3f}  {row['label']}" if row["label"] else "unreadable"
+        _say(f"{answer}  {row['image']}", console)
 
 
 def _say(line: str, console: Console) -> None:

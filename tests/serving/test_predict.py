@@ -1,16 +1,25 @@
+import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import draw_folder, draw_image, save_tiny_vit
+import torch
+from conftest import build_tiny_vit, draw_folder, draw_image, save_tiny_vit
 from datasets import Dataset, Image
 from transformers import pipeline
 
 from hf_deepfake import InputError, cli, predict
 from hf_deepfake.ensemble.building import assemble
 from hf_deepfake.ensemble.fitting import Fit
+from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import jittered
+from hf_deepfake.evaluation.drift import STATISTICS
+from hf_deepfake.evaluation.monitor import load_scores
+from hf_deepfake.models.detector import load_detector
+from hf_deepfake.serving.monitored import DIMENSIONS
 
 COLUMNS = ["image", "prob_fake", "label", "error"]
+SUFFIXES = ".csv .json .jsonl .parquet .tsv .txt"
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +183,148 @@ def test_wrong_input_is_one_line_and_exit_status_2(
 def test_every_face_needs_a_detector_that_reads_faces(ensemble: Path, files: list[Path]) -> None:
     with pytest.raises(InputError, match=r"--every_face: .* does not read faces"):
         predict(str(ensemble), files, every_face=True)
+
+
+def test_a_submission_has_the_names_and_the_order_of_its_table(
+    ensemble: Path, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, submission = tmp_path / "images" / "sample.csv", tmp_path / "out" / "submit.csv"
+    table.write_text("img_name,y_pred\n3.png,0\n1.png,0\n./3.png,0\n")
+    assert run("--model", ensemble, table, "--submission", submission, "--output", tmp_path / "scores.parquet") == 0
+    written = pd.read_csv(submission)
+    assert list(written) == ["img_name", "y_pred"]
+    assert written["img_name"].tolist() == ["3.png", "1.png", "./3.png"]
+    scored = pd.read_parquet(tmp_path / "scores.parquet")
+    assert written["y_pred"].tolist() == scored["prob_fake"].tolist()
+    alone = predict(str(ensemble), [files[3], files[1]])["prob_fake"].tolist()
+    assert written["y_pred"].tolist() == pytest.approx([*alone, alone[0]], abs=1e-6)
+    assert capsys.readouterr().out.splitlines() == [
+        f"wrote {submission} (3 images, 0 unreadable with 0.5)",
+        f"wrote {tmp_path / 'scores.parquet'} (3 images, 0 unreadable)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "flags", "columns"),
+    [
+        ("image,probability", "{},0", [], ["image", "probability"]),
+        ("file;kind;y", "{};a;1", [], ["file", "y_pred"]),
+        ("id,file_name", "007,{}", [], ["file_name", "y_pred"]),
+        ("picture,y", "{},1", ["--image_column", "picture"], ["picture", "y"]),
+    ],
+)
+def test_the_score_is_the_second_of_two_columns_else_y_pred(
+    ensemble: Path, files: list[Path], tmp_path: Path, header: str, row: str, flags: list[str], columns: list[str]
+) -> None:
+    (tmp_path / "images" / "list.csv").write_text(f"{header}\n{row.format('2.png')}\n")
+    flags = [*flags, "--submission", str(tmp_path / "submit.csv")]
+    assert run("--model", ensemble, tmp_path / "images" / "list.csv", *flags) == 0
+    written = pd.read_csv(tmp_path / "submit.csv")
+    assert list(written) == columns
+    assert written.iloc[0, 0] == "2.png"
+    assert 0 < written.iloc[0, 1] < 1
+
+
+def test_an_unreadable_image_keeps_its_row_in_a_submission_with_one_half(
+    ensemble: Path, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files[1].write_text("no image")
+    (tmp_path / "images" / "list.csv").write_text("img_name,y\n0.png,\n1.png,\nnone.png,\n4.png,\n")
+    submission = tmp_path / "submit.csv"
+    assert run("--model", ensemble, tmp_path / "images" / "list.csv", "--submission", submission) == 1
+    written = pd.read_csv(submission)
+    assert written["img_name"].tolist() == ["0.png", "1.png", "none.png", "4.png"]
+    assert (written["y"] == 0.5).tolist() == [False, True, True, False]
+    printed = capsys.readouterr()
+    assert f"wrote {submission} (4 images, 2 unreadable with 0.5)" in printed.out
+    assert "none.png: no such file" in printed.err
+
+
+def test_what_makes_no_submission_is_refused_before_anything_is_scored(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, held = tmp_path / "images" / "list.csv", tmp_path / "held.parquet"
+    table.write_text("img_name,y\n0.png,\n")
+    content = [{"bytes": file.read_bytes(), "path": None} for file in files]
+    Dataset.from_dict({"image": content}).cast_column("image", Image()).to_parquet(held)
+    csv = tmp_path / "submit.csv"
+    for inputs, submission, message in (
+        ([table], tmp_path / "submit.parquet", "submit.parquet: writes .csv; found .parquet"),
+        ([table], tmp_path / "submit", "submit: writes .csv; found no suffix"),
+        ([table], table, "list.csv: is the INPUT itself"),
+        ([table, files[0]], csv, f"needs one INPUT, the competition's table ({SUFFIXES}); found {table} {files[0]}."),
+        ([files[0]], csv, f"found {files[0]}."),
+        ([files[0].parent], csv, f"found {files[0].parent}."),
+        ([tmp_path / "none.csv"], csv, f"found {tmp_path / 'none.csv'}."),
+        ([held], csv, f"column 'image' of {held} holds images, not their names"),
+    ):
+        assert run("--model", "no/model", *inputs, "--submission", submission) == 2
+        printed = capsys.readouterr().err
+        assert "--submission" in printed
+        assert message in printed
+    assert not csv.exists()
+
+
+def test_a_band_makes_verdicts_uncertain_unless_a_threshold_is_given(
+    ensemble: Path, files: list[Path], tmp_path: Path
+) -> None:
+    sure = predict(str(ensemble), files)
+    low, middle, high = sorted(sure["prob_fake"])[1:4]
+    banded = Path(shutil.copytree(ensemble, tmp_path / "banded"))
+    config = json.loads((banded / "config.json").read_text())
+    config |= {"uncertain_bands": {"soft": [low, high]}, "thresholds": dict.fromkeys(config["thresholds"], middle)}
+    (banded / "config.json").write_text(json.dumps(config))
+    unsure = predict(str(banded), files).sort_values("prob_fake")
+    assert unsure["label"].tolist() == ["real", "real", "uncertain", "fake", "fake"]
+    assert "uncertain" not in set(predict(str(banded), files, threshold=middle)["label"])
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_monitoring_adds_statistics_and_embeddings_and_changes_no_score(
+    ensemble: Path, files: list[Path], tmp_path: Path, suffix: str
+) -> None:
+    files[1].write_text("no image")
+    output = tmp_path / f"scores{suffix}"
+    assert run("--model", ensemble, files[0].parent, "--output", output, "--monitoring", "--batch_size", "2") == 1
+    table = load_scores(output)
+    assert list(table) == [*COLUMNS, *STATISTICS, "embedding"]
+    plain = predict(str(ensemble), [files[0].parent], batch_size=2)
+    assert table["prob_fake"].tolist() == pytest.approx(plain["prob_fake"].tolist(), abs=1e-9, nan_ok=True)
+    assert table["width"].tolist() == pytest.approx([40, float("nan"), 90, 33, 50], nan_ok=True)
+    assert table[[*STATISTICS, "embedding"]].isna().all(axis=1).tolist() == [False, True, False, False, False]
+    assert {len(embedding) for embedding in table["embedding"].dropna()} == {DIMENSIONS}
+
+
+def test_monitoring_needs_an_output_that_holds_lists(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags in ([], ["--output", tmp_path / "scores.csv"]):
+        assert run("--model", "no/model", files[0], "--monitoring", *flags) == 2
+        assert "--monitoring: embeddings do not fit a CSV; give an --output" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"--monitoring: an image has one embedding.*--every_face"):
+        predict("no/model", files, monitoring=True, every_face=True)
+
+
+def test_a_detector_that_gives_no_number_is_refused(files: list[Path], tmp_path: Path) -> None:
+    detector = build_tiny_vit(24)
+    torch.nn.init.constant_(detector.classifier.weight, float("nan"))
+    detector.save_pretrained(save_tiny_vit(tmp_path / "diverged"))
+    with pytest.raises(InputError, match=r"diverged: gives no number for an image"):
+        predict(str(tmp_path / "diverged"), files)
+
+
+def test_views_of_test_time_augmentation_are_averaged(tmp_path: Path) -> None:
+    run, image = save_tiny_vit(tmp_path / "vit"), tmp_path / "a.png"
+    draw_image(1, 0).save(image)
+    table = predict(str(run), [image], tta=4)
+    model, processor, _ = load_detector(str(run))
+    with torch.inference_mode():
+        views = processor([jittered(draw_image(1, 0), number) for number in range(4)], return_tensors="pt")
+        prob_fake = model(**views).logits.double().softmax(-1)[:, 1]
+    assert table["prob_fake"][0] == pytest.approx(float(prob_fake.mean()), abs=1e-6)
+    assert prob_fake.std() > 1e-3
+    monitored = predict(str(run), [image], tta=4, monitoring=True)
+    assert len(monitored["embedding"][0]) == 64
+    for wrong in ({"tta": 0}, {"tta": 2, "every_face": True}):
+        with pytest.raises(InputError, match=f"--tta {wrong['tta']}: must be 1"):
+            predict(str(run), [image], **wrong)
