@@ -15,8 +15,10 @@ COMMANDS = {
     "audit": ("hf_deepfake.data.audit", "check a data set: broken files, duplicates, leaks, shortcuts"),
     "train": ("hf_deepfake.training.train", "fine-tune a detector from a recipe"),
     "ensemble": ("hf_deepfake.ensemble.building", "combine checkpoints into one"),
-    "evaluate": ("hf_deepfake.evaluation.benchmark", "measure checkpoints on labelled images"),
+    "evaluate": ("hf_deepfake.evaluation.leaderboard", "measure checkpoints on labelled images"),
+    "report": ("hf_deepfake.evaluation.report.page", "one page on runs, ensembles and evaluations"),
     "predict": ("hf_deepfake.serving.predict", "score images, folders or lists"),
+    "monitor": ("hf_deepfake.evaluation.monitor", "tell whether images or scores of a deployed detector have drifted"),
     "synthesize": ("hf_deepfake.data.synthesis", "make self-blended fakes of real photographs"),
 }
 

@@ -32,6 +32,7 @@ from hf_deepfake.evaluation.robustness import (
     robustness_rows,
 )
 from hf_deepfake.evaluation.scores import ScoreStore, fill_stores, fingerprint
+from hf_deepfake.evaluation.selective import band_rates
 from hf_deepfake.evaluation.sources import by_source, leave_one_source_out
 from hf_deepfake.evaluation.tables import adversarial_table, metrics_markdown, metrics_table, robustness_table
 from hf_deepfake.models.detector import LoadedDetector, load_detector
@@ -243,6 +244,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Measure, save and draw one contestant's predictions."""
     threshold = float(getattr(detector.model.config, "threshold", 0.5))
+    band = getattr(detector.model.config, "uncertain_band", None)
     trained = load_training_images(one.model)
     results: dict[str, Any] = {"schema": 1, "model": one.name, "metrics": {}}
     for benchmark in benchmarks:
@@ -251,6 +253,9 @@ def _measure(
         plot_benchmark(table, benchmark.name, one.folder / "plots", threshold)
         metrics = benchmark_metrics(table, threshold) | _overlap(one, benchmark, trained)
         results["metrics"][benchmark.name] = metrics
+        if band is not None:
+            scores = table["label"].to_numpy(), table["prob_fake"].to_numpy()
+            results.setdefault("uncertain", {"band": band})[benchmark.name] = band_rates(*scores, threshold, band)
         if "source" in table and table["source"].nunique() > 1:
             known = set(trained["source"].dropna()) if trained is not None and "source" in trained else None
             results.setdefault("sources", {})[benchmark.name] = by_source(table, threshold, known)

@@ -1,0 +1,1 @@
+"""One page about runs, ensembles and evaluations."""
