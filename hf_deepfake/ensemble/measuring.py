@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hf_deepfake.ensemble.fitting import Fit, cross_fitted, member_logits
 from hf_deepfake.ensemble.hub.configuration_deepfake_ensemble import VOTINGS
 from hf_deepfake.evaluation.benchmark import benchmark_metrics
-from hf_deepfake.evaluation.calibration import PURPOSES, fit_threshold
+from hf_deepfake.evaluation.calibration import PURPOSES, ece_of_chance, fit_threshold
 from hf_deepfake.evaluation.metrics import detection_metrics
 from hf_deepfake.evaluation.plots import plot_benchmark, plot_comparison, plot_reliability
 from hf_deepfake.evaluation.predictions import save_predictions
@@ -52,7 +52,8 @@ def measure_calibration(
     """Calibration of each member and of the vote, before and after, on validation images that each fit has not seen.
 
     Returns:
-        `ece`, `brier` and `log_loss` by member (and `vote`) and `before` or `after`; empty where there are too few images.
+        `ece`, `brier` and `log_loss` by member (and `vote`) and `before` or `after`, and for `after` what chance alone
+        makes of `ece` on so many images (`ece_of_chance`); empty where there are too few images.
     """
     logits, labels = member_logits(validation)
     first = next(iter(validation.values()))
@@ -68,7 +69,7 @@ def measure_calibration(
     return {
         name: {
             "before": _calibration_metrics(labels, before),
-            "after": _calibration_metrics(labels, calibrated),
+            "after": _calibration_metrics(labels, calibrated) | {"ece_of_chance": ece_of_chance(calibrated)},
         }
         for name, (before, calibrated) in pairs.items()
     }

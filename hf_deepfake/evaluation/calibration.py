@@ -10,6 +10,7 @@ from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 
 from hf_deepfake.errors import InputError
+from hf_deepfake.evaluation.metrics import expected_calibration_error
 
 CALIBRATIONS = ("temperature", "platt", "isotonic", "none")
 
@@ -93,6 +94,24 @@ def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> f
 
     bounds = (np.log(_SMALLEST), np.log(_LARGEST))
     return float(np.exp(minimize_scalar(log_loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+
+
+def ece_of_chance(prob_fake: NDArray[np.float64], draws: int = 200, seed: int = 0) -> float:
+    """Expected calibration error that these probabilities would show if they were perfect.
+
+    Bins of few images are off by chance, so no calibration reaches 0: the mean over labels drawn from the
+    probabilities themselves is what a measured error has to be compared with.
+
+    Args:
+        prob_fake: Probability of fake; shape `(images,)`.
+        draws: Of labels for all images.
+        seed: Of the labels.
+    """
+    generator = np.random.default_rng(seed)
+    errors = [
+        expected_calibration_error(generator.random(len(prob_fake)) < prob_fake, prob_fake) for _ in range(draws)
+    ]
+    return float(np.mean(errors))
 
 
 def fit_threshold(labels: NDArray[np.int64], prob_fake: NDArray[np.float64], purpose: str) -> float:

@@ -5,7 +5,7 @@ from scipy.special import expit
 
 from hf_deepfake import InputError
 from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import calibrated
-from hf_deepfake.evaluation.calibration import fit_calibration, fit_temperature, fit_threshold
+from hf_deepfake.evaluation.calibration import ece_of_chance, fit_calibration, fit_temperature, fit_threshold
 
 LABELS = np.array([0, 0, 0, 0, 1, 0, 1, 1, 1])
 SCORES = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.9])
@@ -131,3 +131,11 @@ def test_the_false_positive_rate_of_the_fitted_images_keeps_its_target() -> None
 def test_an_unknown_purpose_is_refused(purpose: str) -> None:
     with pytest.raises(InputError, match=f"--threshold {purpose}: must be fixed"):
         fit_threshold(LABELS, SCORES, purpose)
+
+
+def test_perfect_probabilities_show_an_error_that_shrinks_with_the_number_of_images() -> None:
+    """One bin of n images at one half: the mean of |heads / n - 1 / 2| is about sqrt(1 / (2 pi n))."""
+    for images in (50, 800):
+        expected = np.sqrt(1 / (2 * np.pi * images))
+        assert ece_of_chance(np.full(images, 0.5), draws=2000) == pytest.approx(expected, rel=0.05)
+    assert ece_of_chance(np.array([0.0, 1.0])) == 0

@@ -200,13 +200,17 @@ def calibration_table(runs: list[Run]) -> Table | None:
             cells = [
                 value(parts.get(when, {}), key) for key in ("ece", "brier", "log_loss") for when in ("before", "after")
             ]
-            rows.append([run.name, printable(name), *cells])
+            chance = value(parts.get("after", {}), "ece_of_chance")
+            rows.append([run.name, printable(name), *cells[:2], chance, *cells[2:]])
     columns = [
         "model",
         "scores of",
-        *(f"{key} {when}" for key in ("ECE", "Brier", "log-loss") for when in ("before", "after")),
+        "ECE before",
+        "ECE after",
+        "ECE of chance",
+        *(f"{key} {when}" for key in ("Brier", "log-loss") for when in ("before", "after")),
     ]
-    note = "On validation images; after: each image's calibration was fitted on the others (cross-fitting). Lower is better."
+    note = "On validation images; after: each image's calibration was fitted on the others (cross-fitting). Lower is better. ECE of chance: what perfect probabilities would show on so few images."
     return Table("Before and after calibration", columns, rows, note) if rows else None
 
 
