@@ -21,7 +21,7 @@ _PUBLIC = {
     "audit_dataset": "hf_deepfake.data.audit",
     "build_ensemble": "hf_deepfake.ensemble.building",
     "detection_metrics": "hf_deepfake.evaluation.metrics",
-    "evaluate_detector": "hf_deepfake.evaluation.leaderboard",
+    "evaluate_detector": "hf_deepfake.evaluation.contest",
     "load_data": "hf_deepfake.data.loading",
     "load_detector": "hf_deepfake.models.detector",
     "predict": "hf_deepfake.serving.predict",

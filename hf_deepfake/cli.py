@@ -15,7 +15,7 @@ COMMANDS = {
     "audit": ("hf_deepfake.data.audit", "check a data set: broken files, duplicates, leaks, shortcuts"),
     "train": ("hf_deepfake.training.train", "fine-tune a detector from a recipe"),
     "ensemble": ("hf_deepfake.ensemble.building", "combine checkpoints into one"),
-    "evaluate": ("hf_deepfake.evaluation.leaderboard", "measure checkpoints on labelled images"),
+    "evaluate": ("hf_deepfake.evaluation.command", "measure checkpoints on labelled images"),
     "report": ("hf_deepfake.evaluation.report.page", "one page on runs, ensembles and evaluations"),
     "predict": ("hf_deepfake.serving.predict", "score images, folders or lists"),
     "monitor": ("hf_deepfake.evaluation.monitor", "tell whether images or scores of a deployed detector have drifted"),
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "interrupted; a training goes on with --resume_from_checkpoint true, the demo and synthesize by themselves",
+            "interrupted; a training goes on with --resume_from_checkpoint true, the demo, evaluate and synthesize by themselves",
             file=sys.stderr,
         )
         return 130

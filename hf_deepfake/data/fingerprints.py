@@ -62,7 +62,7 @@ def load_training_images(name_or_path: str | os.PathLike[str]) -> pd.DataFrame |
     """The list of a checkpoint folder or Hub id, or None where it has none.
 
     Raises:
-        InputError: If it is damaged.
+        InputError: If it is damaged or lacks the hashes.
     """
     path = cached_file(
         name_or_path,
@@ -74,6 +74,9 @@ def load_training_images(name_or_path: str | os.PathLike[str]) -> pd.DataFrame |
     if path is None:
         return None
     try:
-        return pd.read_parquet(path)
+        table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
+    if "sha256" not in table:
+        raise InputError(f"{path}: no column sha256; its columns are {list(table.columns)}.")
+    return table

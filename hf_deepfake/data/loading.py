@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_deepfake import labels
 from hf_deepfake.data.splitting import check_groups, make_splits
-from hf_deepfake.data.tables import TABLE_SUFFIXES, read_hub, read_saved, read_tables, rows_of
+from hf_deepfake.data.tables import TABLE_SUFFIXES, UNKNOWN_SOURCE, read_hub, read_saved, read_tables, rows_of
 from hf_deepfake.data.walking import IMAGE_SUFFIXES, find_images
 from hf_deepfake.errors import InputError
 from hf_deepfake.recipe import DataArguments
@@ -118,7 +118,7 @@ def _read_folder(root: Path, files: list[str], data: DataArguments, labelled: bo
         for folder, depth in depths.items()
     }
     if any(sources.values()):
-        columns["source"] = [sources[folder] or "unknown" for folder in folders]
+        columns["source"] = [sources[folder] or UNKNOWN_SOURCE for folder in folders]
     splits = {folder: next(filter(None, map(labels.read_split, folder)), None) for folder in images}
     if any(splits.values()):
         outside = {"/".join(folder) or ".": images[folder] for folder, split in splits.items() if split is None}

@@ -27,6 +27,9 @@ from hf_deepfake.errors import InputError
 from hf_deepfake.printing import first_line
 from hf_deepfake.recipe import DataArguments
 
+UNKNOWN_SOURCE = "unknown"
+"""Of an image whose source is not told where those of others are."""
+
 TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet"))
 
 _IMAGE_COLUMNS = (
@@ -154,7 +157,7 @@ def standardise(
             label_column = found.pop("label")
             reader = read_labels(rows, label_column, data.fake_label, source)
             columns["label"] = [reader[str(value)] for value in rows[label_column][:]]
-            columns |= {ours: [str(value) for value in rows[theirs][:]] for ours, theirs in found.items()}
+            columns |= {ours: _known(rows[theirs][:], ours, columns["file"]) for ours, theirs in found.items()}
             split_column = _find(rows, _SPLIT_COLUMNS)
             if split_column is not None or labels.read_split(name) is not None:
                 values = [str(value) for value in rows[split_column][:]] if split_column else [name] * len(rows)
@@ -167,6 +170,12 @@ def standardise(
         told = rows_of(columns)
         parts[name] = told if images is None else concatenate_datasets([images, told], axis=1)
     return _joined(parts, source)
+
+
+def _known(values: list[Any], column: str, files: list[str]) -> list[str]:
+    """Sources or groups as text. An image without a group is a group of its own, one without a source of `unknown`."""
+    absent = files if column == "group" else [UNKNOWN_SOURCE] * len(files)
+    return [other if value in (None, "") else str(value) for value, other in zip(values, absent, strict=True)]
 
 
 def name_in_shard(url: str, key: str) -> str:

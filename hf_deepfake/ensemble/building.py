@@ -110,8 +110,11 @@ def assemble(
         members.append(member)
         member_views.append(views.index(view))
         fake_columns.append(fake_column)
+    configs = [member.config.to_dict() for member in members]
+    for member_config in configs:
+        member_config.pop("_name_or_path", None)  # the maker's own folder is nobody else's business
     config = EnsembleConfig(
-        members=[member.config.to_dict() for member in members],
+        members=configs,
         member_names=list(names),
         member_views=member_views,
         fake_columns=fake_columns,
@@ -163,6 +166,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(metrics_table(rows, first_column="model", title=benchmark))
     if "test" not in results["comparison"]:
         console.print("no test split: these figures are of the images that the vote was fitted on, and optimistic")
+    if "uncertain" in results:
+        low, high = results["uncertain"]["band"]
+        console.print(f"uncertain between {low:.3f} and {high:.3f}:")
+        for split, rates in results["uncertain"]["rates"].items():
+            wrong = (
+                f"{rates['error_rate']:.1%} of its verdicts wrong" if "error_rate" in rates else "no verdict at all"
+            )
+            console.print(f"  {split}: a verdict on {rates['coverage']:.1%} of the images, {wrong}")
     console.print(
         f"wrote {arguments.output_dir} (checkpoint, predictions, plots, README.md, results.json)\n"
         f"next: hf-deepfake predict --model {arguments.output_dir} IMAGE…",

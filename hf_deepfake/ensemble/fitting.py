@@ -142,7 +142,7 @@ def cross_fitted(
         `members`, shape `(images, members)`, `pooled` (the vote of the calibrated members) and `vote` (calibrated once
         more), shape `(images,)`; empty where there are too few images or groups to leave any out.
     """
-    units = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    units = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups, str), return_inverse=True)[1]
     folds = min(folds, *(len(np.unique(units[labels == label])) for label in (0, 1)))
     if folds < 2:
         return {}
@@ -154,7 +154,10 @@ def cross_fitted(
     for rest, part in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(labels, labels, units):
         if len(np.unique(labels[rest])) < 2:
             return {}
-        fit = fit_ensemble(member_logits[rest], labels[rest], **choices)
+        try:
+            fit = fit_ensemble(member_logits[rest], labels[rest], **choices)
+        except InputError:  # no member of this part is above chance, say
+            return {}
         predicted["members"][part] = fit.member_probs(member_logits[part])
         predicted["pooled"][part] = fit.prob_fake(member_logits[part], calibrated=False)
         predicted["vote"][part] = fit.prob_fake(member_logits[part])

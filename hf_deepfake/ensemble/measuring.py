@@ -63,9 +63,11 @@ def measure_calibration(
     pairs = {
         name: (table["prob_fake"].to_numpy(), after["members"][:, member])
         for member, (name, table) in enumerate(validation.items())
-    } | {"vote": (after["pooled"], after["vote"])}
-    curves = {"before: the vote of calibrated members": after["pooled"], "after: the vote calibrated": after["vote"]}
-    plot_reliability(labels, curves, "Reliability of the vote, cross-fitted", folder / "plots" / "calibration.png")
+    }
+    if choices.get("voting") != "hard":  # whose share of votes is no probability
+        pairs["vote"] = after["pooled"], after["vote"]
+        curves = {"before: vote of calibrated members": after["pooled"], "after: calibrated once more": after["vote"]}
+        plot_reliability(labels, curves, "Reliability of the vote, cross-fitted", folder / "plots" / "calibration.png")
     return {
         name: {
             "before": _calibration_metrics(labels, before),
@@ -91,7 +93,8 @@ def measure_thresholds(tables: Tables, fit: Fit, choices: Mapping[str, Any]) -> 
     }
     labels, prob_fake = (voted["validation"][column].to_numpy() for column in ("label", "prob_fake"))
     points: dict[str, Any] = {}
-    for purpose in dict.fromkeys((choices.get("threshold", "youden"), *PURPOSES)):
+    purposes = (choices.get("threshold", "youden"), *PURPOSES) if fit.voting != "hard" else ("fixed",)  # a majority
+    for purpose in dict.fromkeys(purposes):
         threshold = fit_threshold(labels, prob_fake, purpose)
         points[purpose] = {"threshold": threshold} | {
             split: {name: value for name, value in benchmark_metrics(table, threshold).items() if name in _RATES}
@@ -105,7 +108,7 @@ def measure_thresholds(tables: Tables, fit: Fit, choices: Mapping[str, Any]) -> 
         split: band_rates(table["label"].to_numpy(), table["prob_fake"].to_numpy(), threshold, band)
         for split, table in voted.items()
     }
-    uncertain = {"target_error": choices["target_error"], "band": band} | rates
+    uncertain = {"target_error": choices["target_error"], "band": band, "rates": rates}
     return {"operating_points": points, "uncertain": uncertain}
 
 

@@ -117,7 +117,8 @@ def ece_of_chance(prob_fake: NDArray[np.float64], draws: int = 200, seed: int = 
 def fit_threshold(labels: NDArray[np.int64], prob_fake: NDArray[np.float64], purpose: str) -> float:
     """Probability from which the verdict is fake, chosen for a purpose.
 
-    The threshold is put half way between the two neighbouring scores, so that it does not hang on one image.
+    The threshold is put half way between the two neighbouring scores, so that it does not hang on one image. A score
+    of exactly 1 is called fake at every threshold.
 
     Args:
         labels: 0 for real, 1 for fake; shape `(images,)`.

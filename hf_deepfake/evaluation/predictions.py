@@ -24,6 +24,7 @@ from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import (
 )
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.detector import LoadedDetector
+from hf_deepfake.printing import printable
 from hf_deepfake.writing import whole
 
 
@@ -63,7 +64,7 @@ def load_predictions(path: Path) -> pd.DataFrame:
     """Read a table of predictions.
 
     Raises:
-        InputError: If the file is missing, damaged or lacks a column, or a score is not a number.
+        InputError: If the file is missing, damaged or lacks a column, a score is not a number or a label not 0 or 1.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such table of predictions; hf-deepfake train and evaluate write them.")
@@ -75,12 +76,12 @@ def load_predictions(path: Path) -> pd.DataFrame:
     if missing:
         raise InputError(f"{path}: columns {missing} are missing; found {list(table.columns)}.")
     scores = table[["prob_fake", "logit_real", "logit_fake"]].to_numpy(dtype=np.float64)
-    broken = ~np.isfinite(scores).all(axis=1)
+    broken = ~(np.isfinite(scores).all(axis=1) & table["prob_fake"].between(0, 1) & table["label"].isin((0, 1)))
     if broken.any():
         row = int(broken.argmax())
         raise InputError(
-            f"{path}: row {row} ({table['image'][row]}) has the scores {scores[row].tolist()}, {broken.sum()} such rows in "
-            "all; score these images again or leave them out."
+            f"{path}: row {row} ({printable(str(table['image'][row]))}) has the label {table['label'][row]} and the scores "
+            f"{scores[row].tolist()}, {broken.sum()} such rows in all; score these images again or leave them out."
         )
     return table
 
@@ -120,12 +121,13 @@ class _Views(torch.utils.data.Dataset[dict[str, Any]]):
             return {"index": index, "error": str(error)}
 
     def _views(self, eye: int, image: Any, opened: Any, changed: list[Image.Image | None]) -> dict[str, Any]:
-        reader = self.readers[eye]
-        itself = image if reader is not None and reader.smallest_side else opened  # which scales in decoding
+        reader, processor = self.readers[eye], self.processors[eye]
+        scales = reader.smallest_side if reader is not None else getattr(processor, "scales_in_decoding", False)
+        itself = image if scales else opened
         read = [itself if change is None else change for change in changed]
         if reader is not None:
             read = [crop for item in read for crop in reader.crops(item, self.every_face)]
-        return dict(self.processors[eye](read, return_tensors="pt"))
+        return dict(processor(read, return_tensors="pt"))
 
 
 def _reading_key(detector: LoadedDetector) -> str:

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.predictions import Change, score_changes
 from hf_deepfake.models.detector import LoadedDetector
+from hf_deepfake.printing import first_line
 from hf_deepfake.writing import whole
 
 _SECONDS_BETWEEN_SAVES = 30
@@ -26,20 +27,34 @@ class ScoreStore:
     """Logits of one model, found by an image's content hash and the name of what was done to it.
 
     Args:
-        path: A Parquet file; scores of another model that stand there are dropped.
+        path: A Parquet file.
         fingerprint: Of the model.
+
+    Raises:
+        InputError: If the file is damaged or holds the scores of another model.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path, self.fingerprint = path, fingerprint
         self._logits: dict[tuple[str, str], tuple[float, float]] = {}
         self._saved, self._last_save = 0, time.monotonic()
-        if path.is_file() and (pq.read_schema(path).metadata or {}).get(b"fingerprint") == fingerprint.encode():
-            table = pd.read_parquet(path)
-            keys = zip(table["sha256"], table["change"], strict=True)
-            values = zip(table["logit_real"], table["logit_fake"], strict=True)
+        if path.is_file():
+            self._load()
+
+    def _load(self) -> None:
+        try:
+            table = pq.read_table(self.path)
+            keys = zip(table["sha256"].to_pylist(), table["change"].to_pylist(), strict=True)
+            values = zip(table["logit_real"].to_pylist(), table["logit_fake"].to_pylist(), strict=True)
             self._logits = dict(zip(keys, values, strict=True))
-            self._saved = len(self._logits)
+        except (OSError, KeyError, pa.ArrowInvalid) as error:
+            raise InputError(f"{self.path}: cannot be read: {first_line(error)}; delete it to score again.") from error
+        if (table.schema.metadata or {}).get(b"fingerprint") != self.fingerprint.encode():
+            raise InputError(
+                f"{self.path}: holds the scores of another model of this name; choose another --output_dir, or delete it "
+                "to score again."
+            )
+        self._saved = len(self._logits)
 
     def add(self, sha256: str, changes: Sequence[str], logits: NDArray[np.float64]) -> None:
         """Keep an image's logits, one row a change."""
@@ -50,9 +65,8 @@ class ScoreStore:
         return (sha256, change) not in self._logits
 
     def logits(self, hashes: Sequence[str], change: str) -> NDArray[np.float64]:
-        """Logits of shape `(images, 2)`; rows of what was never scored are NaN."""
-        never = (np.nan, np.nan)
-        return np.array([self._logits.get((sha256, change), never) for sha256 in hashes]).reshape(-1, 2)
+        """Logits of shape `(images, 2)` of images that were scored."""
+        return np.array([self._logits[sha256, change] for sha256 in hashes]).reshape(-1, 2)
 
     def save_now_and_then(self) -> None:
         """Write what is new if that was long ago."""
@@ -83,6 +97,8 @@ def fingerprint(detector: LoadedDetector) -> str:
     """Hash of everything that a detector's scores depend on: weights, configuration and preprocessing."""
     digest = hashlib.sha256()
     config: dict[str, Any] = detector.model.config.to_dict()
+    for part in (config, *config.get("members", [])):
+        part.pop("_name_or_path", None)  # a folder may be moved
     processor: Any = detector.processor
     settings = [config, getattr(processor, "data_config", None) or processor.to_dict(), detector.fake_column]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -117,18 +133,12 @@ def fill_stores(
     Returns:
         For each image that cannot be read, why.
     """
-    keys = [
-        sha256 or f"row {row}" for row, sha256 in enumerate(hashes)
-    ]  # files that are missing have nothing in common
+    # files that are missing have nothing in common
+    keys = [sha256 or f"row {row}" for row, sha256 in enumerate(hashes)]
     first_rows = {key: row for row, key in reversed(list(enumerate(keys)))}
-    plans: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
-    for model, store in stores.items():
-        lacked = tuple(change for change in changes if any(store.lacks(key, change) for key in first_rows))
-        missing = tuple(key for key in first_rows if any(store.lacks(key, change) for change in lacked))
-        if missing:
-            plans.setdefault((missing, lacked), []).append(model)
     errors: dict[str, str] = {}
-    for (missing, lacked), models in plans.items():
+    for (lacking, lacked), models in _plans(stores, list(first_rows)[::-1], list(changes)).items():
+        missing = [key for key in lacking if key not in errors]
         images = rows.select([first_rows[key] for key in missing])["image"]
         scored = score_changes(
             [detectors[model] for model in models],
@@ -150,3 +160,19 @@ def fill_stores(
             for model in models:
                 stores[model].save()
     return {row: errors[key] for row, key in enumerate(keys) if key in errors}
+
+
+def _plans(
+    stores: Mapping[str, ScoreStore], keys: Sequence[str], changes: Sequence[str]
+) -> dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]]:
+    """The models that lack the same changes of the same images."""
+    plans: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    for model, store in stores.items():
+        lacking: dict[tuple[str, ...], list[str]] = {}
+        for key in keys:
+            lacked = tuple(change for change in changes if store.lacks(key, change))
+            if lacked:
+                lacking.setdefault(lacked, []).append(key)
+        for lacked, missing in lacking.items():
+            plans.setdefault((tuple(missing), lacked), []).append(model)
+    return plans

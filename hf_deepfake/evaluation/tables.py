@@ -3,6 +3,9 @@
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
+
+from hf_deepfake.printing import printable
 
 COLUMNS = {
     "roc_auc": "ROC AUC",
@@ -38,7 +41,9 @@ def metrics_table(rows: dict[str, dict[str, Any]], first_column: str, title: str
         table.add_column(COLUMNS[metric].replace(" ", "\n"), justify="right", no_wrap=True)
     for name, metrics in rows.items():
         cells = (format_metric(metrics, metric) for metric in TERMINAL_COLUMNS)
-        table.add_row(name, *(cell.replace(" [", "\n").replace(", ", "-").rstrip("]") for cell in cells))
+        table.add_row(
+            Text(printable(name)), *(cell.replace(" [", "\n").replace(", ", "-").rstrip("]") for cell in cells)
+        )
     return table
 
 
@@ -46,7 +51,8 @@ def metrics_markdown(rows: dict[str, dict[str, Any]], first_column: str) -> str:
     """The same table in Markdown."""
     lines = [f"| {first_column} | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, metrics in rows.items():
-        lines.append(f"| {name} | {' | '.join(format_metric(metrics, metric) for metric in COLUMNS)} |")
+        cell = printable(name).replace("|", "\\|")
+        lines.append(f"| {cell} | {' | '.join(format_metric(metrics, metric) for metric in COLUMNS)} |")
     return "\n".join(lines)
 
 
@@ -76,7 +82,9 @@ def _robustness_cell(metrics: dict[str, Any], ranked: bool) -> str:
 
 def adversarial_table(attacks: dict[str, list[dict[str, Any]]], title: str) -> Table:
     """Table for a terminal: what every model says of the images that were made against one of them."""
-    table = Table(title=title, min_width=60, caption="a model under an attack on itself, and on the others (transfer)")
+    table = Table(
+        title=Text(title), min_width=60, caption="a model under an attack on itself, and on the others (transfer)"
+    )
     for column in ("attack", "attacked", "scored"):
         table.add_column(column, overflow="fold")
     for column in ("accuracy", "flipped"):
@@ -84,5 +92,11 @@ def adversarial_table(attacks: dict[str, list[dict[str, Any]]], title: str) -> T
     for model, entries in attacks.items():
         for entry in entries:
             name = f"{entry['attack']} {entry['epsilon']}"
-            table.add_row(name, entry["attacked"], model, f"{entry['accuracy']:.3f}", f"{entry['flipped']:.1%}")
+            table.add_row(
+                name,
+                Text(printable(entry["attacked"])),
+                Text(printable(model)),
+                f"{entry['accuracy']:.3f}",
+                f"{entry['flipped']:.1%}",
+            )
     return table

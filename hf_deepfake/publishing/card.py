@@ -106,7 +106,7 @@ def _operating_points(results: dict[str, Any]) -> list[str]:
     ]
     if "uncertain" in results:
         low, high = results["uncertain"]["band"]
-        rates = results["uncertain"][split]
+        rates = results["uncertain"]["rates"][split]
         wrong = f", and {rates['error_rate']:.1%} of the others are wrong" if "error_rate" in rates else ""
         lines += [
             f"Between {low:.3f} and {high:.3f} the verdict is `uncertain`: {1 - rates['coverage']:.1%} of the images{wrong}.",

@@ -163,6 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"{output}: writes {', '.join(_WRITERS)}; found {output.suffix or 'no suffix'}.")
     if arguments["monitoring"] and (output is None or output.suffix.lower() == ".csv"):
         raise InputError("--monitoring: embeddings do not fit a CSV; give an --output ending in .parquet or .jsonl.")
+    if submission is not None and output is not None and submission.resolve() == output.resolve():
+        raise InputError(f"--submission and --output are both {output}; give them two names.")
     if submission is not None:
         handed_in, score = blank_submission(arguments["inputs"], submission, arguments["image_column"])
     table = predict(arguments.pop("model"), arguments.pop("inputs"), **arguments)

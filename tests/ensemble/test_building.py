@@ -417,4 +417,4 @@ def test_calibration_and_thresholds_are_measured(runs: list[Path], tmp_path: Pat
     assert results["operating_points"]["fixed"]["threshold"] == 0.5
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert results["uncertain"]["band"] == config["uncertain_bands"]["soft"]
-    assert set(results["uncertain"]) == {"target_error", "band", "validation", "test"}
+    assert set(results["uncertain"]["rates"]) == {"validation", "test"}

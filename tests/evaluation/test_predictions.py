@@ -6,14 +6,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import draw_image, save_tiny_timm
+from conftest import draw_image, save_tiny_timm, save_tiny_vit
 from datasets import Dataset
+from PIL import ImageOps
+from scipy.special import softmax
 from transformers import ViTForImageClassification, ViTImageProcessor
 
-from hf_deepfake import InputError
+from hf_deepfake import EnsembleConfig, EnsembleForImageClassification, EnsembleImageProcessor, InputError
 from hf_deepfake.ensemble.hub.face_cropping_deepfake_ensemble import FaceCropper
-from hf_deepfake.evaluation.predictions import load_predictions, predictions_table, save_predictions, score_images
-from hf_deepfake.models.detector import load_detector
+from hf_deepfake.evaluation.predictions import (
+    load_predictions,
+    predictions_table,
+    save_predictions,
+    score_changes,
+    score_images,
+)
+from hf_deepfake.models.detector import LoadedDetector, load_detector
 
 
 def rows(**columns: Any) -> Dataset:
@@ -74,9 +82,31 @@ def test_a_table_with_a_score_that_is_no_number_is_refused(tmp_path: Path) -> No
     table.loc[1, "prob_fake"] = np.nan
     save_predictions(table, tmp_path / "test.parquet")
     with pytest.raises(
-        InputError, match=r"test\.parquet: row 1 \(a\.png\) has the scores \[nan, 0\.0, 0\.0\], 1 such rows"
+        InputError, match=r"test\.parquet: row 1 \(a\.png\) has the label 0 and the scores \[nan, 0\.0, 0\.0\], 1 such"
     ):
         load_predictions(tmp_path / "test.parquet")
+    save_predictions(predictions_table(rows(), np.zeros((2, 2))).assign(label=[2, 0]), tmp_path / "test.parquet")
+    with pytest.raises(InputError, match=r"row 0 \(b\.png\) has the label 2"):
+        load_predictions(tmp_path / "test.parquet")
+
+
+def test_an_ensemble_that_scales_in_decoding_reads_files_alike_in_any_company(tmp_path: Path) -> None:
+    run = save_tiny_vit(tmp_path / "vit")
+    model, processor, _ = load_detector(str(run))
+    view = {"image_processor_type": "ViTImageProcessor", "reading": {"smallest_side": 24}} | processor.to_dict()
+    ensemble = EnsembleForImageClassification(EnsembleConfig(members=[model.config.to_dict()])).eval()
+    ensemble.members[0].load_state_dict(model.state_dict())
+    scaling = LoadedDetector(ensemble, EnsembleImageProcessor(views=[view]), 1)
+    draw_image(0, 0, 200).save(tmp_path / "a.jpg")
+    images = [str(tmp_path / "a.jpg")]
+    ((_, alone, _),) = score_images(*scaling[:2], images)
+    ((_, together, _),) = score_changes(
+        [scaling, LoadedDetector(model, processor, 1)], images, [None, ImageOps.mirror]
+    )
+    np.testing.assert_allclose(together[0, 0, 0], alone[0], atol=1e-6)
+    ((_, averaged, _),) = score_images(*scaling[:2], images, tta=2)
+    mirrored = softmax(together[0, 0, 1])[1]
+    assert softmax(averaged[0])[1] == pytest.approx((softmax(alone[0])[1] + mirrored) / 2, abs=1e-3)
 
 
 def test_an_unreadable_image_costs_its_row_and_not_the_run(tiny_vit: ViTForImageClassification) -> None:

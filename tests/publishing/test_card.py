@@ -27,5 +27,5 @@ def test_a_card_tells_what_each_threshold_costs_and_what_is_left_open(runs: list
         ends = f"{rates['false_positive_rate_low']:.3f}, {rates['false_positive_rate_high']:.3f}"
         assert f"| {purpose} | {point['threshold']:.3f} | {rates['false_positive_rate']:.3f} [{ends}] |" in card
     low, high = results["uncertain"]["band"]
-    open_ = 1 - results["uncertain"]["test"]["coverage"]
+    open_ = 1 - results["uncertain"]["rates"]["test"]["coverage"]
     assert f"Between {low:.3f} and {high:.3f} the verdict is `uncertain`: {open_:.1%} of the images" in card

@@ -201,6 +201,11 @@ class EnsembleImageProcessor(BaseImageProcessor):
         self._readings = [readings.index(reading) for reading in readings]  # the first view that reads alike
         self._readers = {index: ImageReader(**readings[index]) for index in self._readings}
 
+    @property
+    def scales_in_decoding(self) -> bool:
+        """Whether a view has to see the encoded file, since it decodes JPEGs at a smaller scale."""
+        return any(reader.smallest_side for reader in self._readers.values())
+
     def to_dict(self) -> dict[str, Any]:
         """Settings of the views, without the processors built from them."""
         return {"image_processor_type": type(self).__name__, "views": self.views} | (
@@ -210,7 +215,7 @@ class EnsembleImageProcessor(BaseImageProcessor):
     def preprocess(self, images: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
         """Views of one image or a list of images (anything that `open_rgb` takes)."""
         listed = images if isinstance(images, list | tuple) else [images]
-        if not any(reader.smallest_side for reader in self._readers.values()):
+        if not self.scales_in_decoding:
             listed = [open_rgb(image) for image in listed]
         read = {index: [reader(image) for image in listed] for index, reader in self._readers.items()}
         return BatchFeature(

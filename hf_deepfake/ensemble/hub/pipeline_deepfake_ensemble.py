@@ -76,9 +76,12 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
     def preprocess(self, image: Any, timeout: float | None = 30.0, tta: int = 1) -> Any:  # type: ignore[override]
         """Views of one image, read as the checkpoint was trained to; with `tta` in a dimension of their own."""
         processor: Any = self.image_processor
-        if tta > 1 or (isinstance(image, str) and image.startswith(("http://", "https://"))):
+        if isinstance(image, str) and image.startswith(("http://", "https://")):
             image = open_rgb(image, timeout=timeout)
-        images = [jittered(image, number) for number in range(tta)] if tta > 1 else [image]
+        images = [image]
+        if tta > 1:
+            opened = open_rgb(image)
+            images += [jittered(opened, number) for number in range(1, tta)]
         if self._reader is not None:
             images = [self._reader(image) for image in images]
         views = processor(images=images, return_tensors="pt").to(self.dtype)

@@ -287,7 +287,7 @@ def risk_charts(runs: list[Run]) -> list[Chart]:
 
 def _chosen(run: Run, benchmark: str) -> dict[str, float] | None:
     """Coverage and error rate that the uncertain band leaves."""
-    part = run.results.get("uncertain", {}).get(benchmark)
+    part = run.results.get("uncertain", {}).get("rates", {}).get(benchmark)
     there = isinstance(part, dict) and None not in (finite(part.get("coverage")), finite(part.get("error_rate")))
     return part if there else None
 

@@ -157,13 +157,6 @@ def _check(value: Any, levels: int, where: str) -> None:
 
 def _read_predictions(path: Path, metrics: dict[str, Any]) -> pd.DataFrame:
     table = load_predictions(path)
-    wrong = np.flatnonzero(~table["prob_fake"].between(0, 1) | ~table["label"].isin((0, 1)))
-    if len(wrong):
-        row = table.iloc[int(wrong[0])]
-        raise InputError(
-            f"{path}: {len(wrong)} of {len(table)} rows have no probability or label, the first "
-            f"{printable(str(row['image']))} (prob_fake {row['prob_fake']}, label {row['label']}); score them again."
-        )
     if "threshold" in metrics and "confusion_matrix" in metrics:
         verdicts = table["prob_fake"] >= metrics["threshold"]
         counted = sklearn.metrics.confusion_matrix(table["label"], verdicts, labels=[0, 1]).tolist()

@@ -239,9 +239,8 @@ def uncertain_table(runs: list[Run]) -> Table | None:
         if run.band:
             band = f"{run.band[0]:.3f} to {run.band[1]:.3f}"
             target = value({"error_rate": uncertain.get("target_error")}, "error_rate")
-            for split, part in uncertain.items():
-                if isinstance(part, dict):
-                    rows.append([run.name, target, band, split, value(part, "coverage"), value(part, "error_rate")])
+            for split, part in uncertain.get("rates", {}).items():
+                rows.append([run.name, target, band, split, value(part, "coverage"), value(part, "error_rate")])
     columns = [
         "model",
         "error aimed at",

@@ -79,7 +79,9 @@ def _ranking(runs: list[Run], benchmark: str, best: Run, pairs: dict[str, list[d
     level = [
         row["second"] if row["first"] == best.name else row["first"]
         for row in pairs.get(benchmark, [])
-        if best.name in (row["first"], row["second"]) and not _told_apart(row, "roc_auc")
+        if best.name in (row["first"], row["second"])
+        and _p_value(row, "roc_auc") is not None
+        and not _told_apart(row, "roc_auc")
     ]
     return f"{text} Chance alone may explain its lead over {_list(list(map(printable, level)))}." if level else text
 
@@ -128,8 +130,8 @@ def _uncertain(run: Run) -> str:
         return ""
     measured = [
         f"on {split} it judges {coverage} of the images and errs on {error} of those"
-        for split, part in uncertain.items()
-        if isinstance(part, dict) and (coverage := value(part, "coverage")) and (error := value(part, "error_rate"))
+        for split, part in uncertain.get("rates", {}).items()
+        if (coverage := value(part, "coverage")) and (error := value(part, "error_rate"))
     ]
     low, high = run.band
     told = f": {'; '.join(measured)}" if measured else ""

@@ -11,13 +11,13 @@ import torch
 from conftest import build_tiny_vit, draw_folder, draw_image, save_tiny_timm, save_tiny_vit
 from PIL import Image
 
-from hf_deepfake import InputError, cli, evaluate_detector
+from hf_deepfake import cli, evaluate_detector
 from hf_deepfake.data.corruptions import corrupt
 from hf_deepfake.data.fingerprints import save_training_images, training_images
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import jittered
-from hf_deepfake.evaluation import benchmark, leaderboard, predictions, robustness
+from hf_deepfake.evaluation import benchmark, contest, predictions, robustness
 from hf_deepfake.evaluation.benchmark import benchmark_metrics, load_results
 from hf_deepfake.evaluation.metrics import INTERVALS, bootstrap_intervals, detection_metrics
 from hf_deepfake.evaluation.predictions import load_predictions
@@ -33,7 +33,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaderboard, "plot_benchmark", lambda *_: None)
+    monkeypatch.setattr(contest, "plot_benchmark", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_results_predictions_and_plots_are_written_from_the_test_split(
     assert evaluate("--model", detector, "--data", f"phones={tmp_path / 'data'}", "--output_dir", out) == 0
     assert {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()} == {
         "results.json",
-        "scores.parquet",
+        "scores/vit.parquet",
         "predictions/phones.parquet",
         "plots/confusion_matrix_phones.png",
         "plots/scores_phones.png",
@@ -170,7 +170,11 @@ def test_results_that_would_be_lost_are_refused_and_kept(
     assert evaluate(*flags) == 0
     before = (tmp_path / "out" / "results.json").read_text()
     other = ["--model", detector, "--data", f"b={image_folder}", "--output_dir", tmp_path / "out"]
-    assert f"{tmp_path / 'out' / 'results.json'}: holds results of a that would be lost" in refusal(capsys, *other)
+    assert f"{tmp_path / 'out' / 'results.json'}: holds results of vit on a that would be lost" in refusal(
+        capsys, *other
+    )
+    another = save_tiny_timm(tmp_path / "resnet")
+    assert "holds results of vit on a that would be lost" in refusal(capsys, "--model", another, *flags[2:])
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "results.json").write_text('{"metrics": {"a": {}}}')  # of a training, not of an evaluation
     assert "would be lost" in refusal(capsys, *flags[:4], "--output_dir", tmp_path / "run")
@@ -222,16 +226,72 @@ def test_nothing_is_scored_twice(detector: Path, tmp_path: Path, counted: list[A
     assert load_results(out)["metrics"]["b"]["images"] == 8
 
 
-def test_another_model_under_the_same_name_is_scored_anew(tmp_path: Path, counted: list[Any], no_plots: None) -> None:
+def test_another_model_under_the_same_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_plots: None
+) -> None:
     data, run = draw_folder(tmp_path / "data", 2), save_tiny_vit(tmp_path / "vit", seed=0)
     flags = ["--model", run, "--output_dir", tmp_path / "out", "--data", f"a={data}"]
     assert evaluate(*flags) == 0
-    before = load_predictions(tmp_path / "out" / "predictions" / "a.parquet")
+    before = load_results(tmp_path / "out")
     save_tiny_vit(run, seed=1)
-    assert evaluate(*flags) == 0
-    after = load_predictions(tmp_path / "out" / "predictions" / "a.parquet")
-    assert sum(counted) == 8
-    assert not np.allclose(before["prob_fake"], after["prob_fake"])
+    assert "scores/vit.parquet: holds the scores of another model of this name" in refusal(capsys, *flags)
+    (tmp_path / "out" / "scores" / "vit.parquet").write_bytes(b"no table")
+    assert "scores/vit.parquet: cannot be read" in refusal(capsys, *flags)
+    assert load_results(tmp_path / "out") == before
+
+
+def test_a_model_that_was_moved_is_still_the_same(tmp_path: Path, counted: list[Any], no_plots: None) -> None:
+    data, run = draw_folder(tmp_path / "data", 2), save_tiny_vit(tmp_path / "vit")
+    flags = ["--output_dir", tmp_path / "out", "--data", f"a={data}"]
+    assert evaluate("--model", run, *flags) == 0
+    (tmp_path / "elsewhere").mkdir()
+    run.rename(tmp_path / "elsewhere" / "vit")
+    assert evaluate("--model", tmp_path / "elsewhere" / "vit", *flags) == 0
+    assert sum(counted) == 4
+
+
+def test_one_unreadable_image_costs_no_second_scoring_of_the_others(
+    detector: Path, tmp_path: Path, counted: list[Any], no_plots: None
+) -> None:
+    data = draw_folder(tmp_path / "data", 3)
+    (data / "real" / "001.png").write_text("no image")
+    flags = ["--model", detector, "--data", f"a={data}", "--output_dir", tmp_path / "out", "--severities", 1]
+    assert evaluate(*flags, "--corruptions", "jpeg") == 1
+    counted.clear()
+    assert evaluate(*flags, "--corruptions", "jpeg", "blur") == 1
+    assert sum(views for views in counted if views != "decoded") == 5
+
+
+def test_an_evaluation_of_one_model_becomes_one_of_several(
+    detector: Path, tmp_path: Path, counted: list[Any], no_plots: None
+) -> None:
+    data, out, other = draw_folder(tmp_path / "data", 2), tmp_path / "out", save_tiny_timm(tmp_path / "resnet")
+    flags = ["--data", f"a={data}", "--output_dir", out]
+    assert evaluate("--model", detector, *flags, "--corruptions", "jpeg", "--severities", 2) == 0
+    counted.clear()
+    assert evaluate("--model", detector, other, *flags) == 0
+    assert sum(views for views in counted if views != "decoded") == 4  # the other model's
+    assert load_results(out / "vit")["robustness"]["a"]["jpeg"].keys() == {"2"}
+    assert not (out / "results.json").exists()
+    assert not (out / "predictions").exists()
+    assert evaluate("--model", detector, other, *flags, "--tta", 2) == 0
+    assert evaluate("--model", detector, other, *flags, "--tta", 2) == 0
+
+
+def test_corruptions_and_attacks_of_an_earlier_call_are_kept(detector: Path, tmp_path: Path, no_plots: None) -> None:
+    data, out = draw_folder(tmp_path / "data", 3), tmp_path / "out"
+    flags = ["--model", detector, "--data", f"a={data}", "--output_dir", out]
+    attack = ["--adversarial", "fgsm", "--adversarial_images", 4]
+    assert evaluate(*flags, "--corruptions", "jpeg", "--severities", "2,1", *attack) == 0
+    before = load_results(out)
+    more = draw_folder(tmp_path / "more", 2)
+    assert evaluate(*flags[:4], f"b={more}", *flags[4:], "--corruptions", "jpeg", "--severities", 3) == 0
+    after = load_results(out)
+    assert list(after["robustness"]["a"]["jpeg"]) == ["1", "2", "3"]
+    assert after["robustness"]["a"]["jpeg"]["1"] == before["robustness"]["a"]["jpeg"]["1"]
+    assert list(after["robustness"]["b"]["jpeg"]) == ["3"]
+    assert after["adversarial"]["a"] == before["adversarial"]["a"]
+    assert len(pd.read_csv(out / "robustness.csv")) == 4
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(
@@ -263,6 +323,7 @@ def test_several_models_are_compared_and_ranked(
     assert {path.name for path in out.iterdir()} == {
         "vit",
         "resnet",
+        "scores",
         "leaderboard.csv",
         "leaderboard.md",
         "comparison.json",
@@ -280,12 +341,18 @@ def test_several_models_are_compared_and_ranked(
 
 
 def test_two_models_of_one_folder_name_are_told_apart_by_the_folder_above(
-    detector: Path, tmp_path: Path, no_plots: None
+    detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_plots: None
 ) -> None:
     other, data = save_tiny_vit(tmp_path / "mine" / "vit", seed=1), draw_folder(tmp_path / "data", 2)
     assert evaluate("--model", detector, other, "--data", f"a={data}", "--output_dir", tmp_path / "out") == 0
-    names = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    names = {path.parent.name for path in (tmp_path / "out").glob("*/results.json")}
     assert names == {f"{detector.parent.name}-vit", "mine-vit"}
+    twins = [save_tiny_vit(tmp_path / above / "twin" / "vit") for above in "ab"]
+    message = refusal(capsys, "--model", *twins, "--data", f"a={data}", "--output_dir", tmp_path / "none")
+    assert "--model: twin-vit, twin-vit are names of several models; rename a folder" in message
+    same = ["--model", twins[0], f"{twins[0]}/", "--data", f"a={data}", "--output_dir", tmp_path / "one"]
+    assert evaluate(*same) == 0
+    assert load_results(tmp_path / "one")["model"] == "vit"
 
 
 def test_test_time_augmentation_stands_beside_the_model_that_it_is_of(
@@ -303,8 +370,6 @@ def test_test_time_augmentation_stands_beside_the_model_that_it_is_of(
     assert averaged["prob_fake"][5] == pytest.approx(float(prob_fake.mean()), abs=1e-6)
     (pair,) = json.loads((out / "comparison.json").read_text())["a"]
     assert (pair["first"], pair["second"]) == ("vit", "vit-tta3")
-    with pytest.raises(InputError, match="--tta 0: must be 1"):
-        evaluate_detector(str(detector), {}, out, tta=0)
 
 
 def test_images_that_were_trained_on_are_warned_of_and_marked(
@@ -317,7 +382,7 @@ def test_images_that_were_trained_on_are_warned_of_and_marked(
     assert evaluate("--model", run, detector, "--data", f"a={data}", "--output_dir", out) == 0
     printed = capsys.readouterr()
     assert f"WARNING: 2 of the 8 images of a are among those that {run.parent.name}-vit was trained" in printed.err
-    named = {path.name: load_results(path)["metrics"]["a"] for path in out.iterdir() if path.is_dir()}
+    named = {path.parent.name: load_results(path.parent)["metrics"]["a"] for path in out.glob("*/results.json")}
     assert named.pop(f"{run.parent.name}-vit")["seen_in_training"] == 2
     assert "seen_in_training" not in next(iter(named.values()))  # of the other, that is not known
     assert "SEEN in training: 2 of 8 images" in (out / "leaderboard.md").read_text()
@@ -391,6 +456,9 @@ def test_attacks_on_each_model_are_scored_by_all(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--tta", "0"], "--tta 0: must be 1 or more"),
+        (["--batch_size", "-1"], "--batch_size -1: must be 1 or more"),
+        (["--adversarial", "fgsm", "--adversarial_images", "0"], "--adversarial_images 0: must be 1 or more"),
         (["--adversarial", "fgms"], "fgms: no such attack; .* Did you mean fgsm?"),
         (["--adversarial", "pgd", "--epsilon", "two"], "epsilon two: no number"),
         (["--corruptions", "jpg"], "jpg: no such corruption; .* Did you mean jpeg?"),
@@ -398,7 +466,7 @@ def test_attacks_on_each_model_are_scored_by_all(
         (["--corruptions", "jpeg", "--severities", "low"], "--severities low: must be"),
     ],
 )
-def test_unknown_corruptions_and_attacks_are_refused_before_any_image_is_read(
+def test_flags_that_cannot_be_are_refused_before_any_image_is_read(
     detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     found = refusal(capsys, "--model", detector, "--data", "none", *flags, "--output_dir", tmp_path / "out")
@@ -414,6 +482,7 @@ def test_unknown_corruptions_and_attacks_are_refused_before_any_image_is_read(
         (["x={folder}", "x={folder}"], "'x' is the name of two benchmarks; give it one: --data NAME="),
         (["{folder}/", "{folder}"], "is the name of two benchmarks"),
         (["test={folder}/none"], "none: no such file or folder, and no Hub id"),
+        (["test="], "--data test=: names no data"),
     ],
 )
 def test_benchmarks_that_cannot_be_named_or_found_are_refused(
