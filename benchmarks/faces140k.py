@@ -16,6 +16,9 @@ from typing import Any
 
 from readme_table import machine
 
+from hf_deepfake.evaluation.benchmark import benchmark_metrics
+from hf_deepfake.evaluation.predictions import load_predictions
+
 ROOT = Path(__file__).resolve().parents[1]
 MEMBERS = ("efficientnet_lite0", "mobilenetv2", "mnasnet")
 
@@ -35,12 +38,21 @@ def main() -> None:
         _make(run, *command, "--dataset_name", arguments.data, "--output_dir", run)
     ensemble = arguments.output_dir / "ensemble"
     cli = ("-m", "hf_deepfake.cli")
-    results = _make(ensemble, *cli, "ensemble", *runs, "--voting", "weighted", "--output_dir", ensemble)
+    voting = ("--voting", "weighted", "--target_error", "0.05")
+    results = _make(ensemble, *cli, "ensemble", *runs, *voting, "--output_dir", ensemble)
+    corrupted = arguments.output_dir / "corrupted"
+    command = ["evaluate", "--model", ensemble, "--data", f"validation={arguments.data}", "--split", "validation"]
+    command += ["--corruptions", "jpeg", "resize", "blur", "noise", "--severities", "1,3,5", "--output_dir", corrupted]
+    results["robustness"] = _make(corrupted, *cli, *command)["robustness"]
     if arguments.unseen:
         unseen = arguments.output_dir / "unseen"
         root = ["--image_root", arguments.image_root] if arguments.image_root else []
         command = ["evaluate", "--model", ensemble, "--data", *arguments.unseen, *root, "--output_dir", unseen]
         results["unseen"] = _make(unseen, *cli, *command)["metrics"]
+        for point in results["operating_points"].values():
+            for name in results["unseen"]:
+                table = load_predictions(unseen / "predictions" / f"{name}.parquet")
+                point[name] = benchmark_metrics(table, point["threshold"])
     members = {run.name: json.loads((run / "results.json").read_text(encoding="utf-8")) for run in runs}
     data = members[runs[0].name]["data"]
     counts = ", ".join(f"{split}: {count['real']} real and {count['fake']} fake" for split, count in data.items())

@@ -10,7 +10,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from hf_deepfake.evaluation.tables import metrics_markdown
+from hf_deepfake.evaluation.tables import format_metric, metrics_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -34,7 +34,47 @@ def readme_table() -> str:
         ]
         if "unseen" in results:
             parts += [metrics_markdown(results["unseen"], f"{results['ensemble']['voting']} voting, unseen"), ""]
+        parts += [*_calibration(results), *_robustness(results), *_operating_points(results)]
     return "\n".join(parts)
+
+
+def _calibration(results: dict[str, Any]) -> list[str]:
+    lines = ["| validation, cross-fitted | ECE before | after | of chance | Brier before | after |", "|---" * 6 + "|"]
+    for name, measured in results["calibration"].items():
+        before, after = measured["before"], measured["after"]
+        figures = (before["ece"], after["ece"], after["ece_of_chance"], before["brier"], after["brier"])
+        cells = " | ".join(f"{figure:.3f}" for figure in figures)
+        lines.append(f"| {'the vote of calibrated members' if name == 'vote' else name} | {cells} |")
+    return [*lines, ""]
+
+
+def _robustness(results: dict[str, Any]) -> list[str]:
+    """ROC AUC and flipped verdicts of one benchmark at every severity that was measured."""
+    ((benchmark, corruptions),) = results["robustness"].items()
+    severities = list(next(iter(corruptions.values())))
+    lines = [
+        f"| {benchmark}, corrupted: ROC AUC, verdicts flipped | {' | '.join(f'severity {s}' for s in severities)} |"
+    ]
+    lines.append("|---" * (len(severities) + 1) + "|")
+    for name, measured in corruptions.items():
+        cells = (f"{format_metric(of, 'roc_auc')}, {of['flipped']:.1%}" for of in measured.values())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _operating_points(results: dict[str, Any]) -> list[str]:
+    """Error rates at the threshold of each purpose, on validation and unseen images."""
+    benchmarks = ["validation", *results.get("unseen", {})]
+    rates = {"real called fake": "false_positive_rate", "fake called real": "false_negative_rate"}
+    columns = [(name, words, rate) for name in benchmarks for words, rate in rates.items()]
+    points = results["operating_points"]
+    defined = [column for column in columns if all(column[2] in point[column[0]] for point in points.values())]
+    lines = [f"| purpose | threshold | {' | '.join(f'{name}: {words}' for name, words, _ in defined)} |"]
+    lines.append("|---" * (len(defined) + 2) + "|")
+    for purpose, point in points.items():
+        cells = (format_metric(point[name], rate) for name, _, rate in defined)
+        lines.append(f"| `{purpose}` | {point['threshold']:.3f} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def figures_table() -> str:
