@@ -288,7 +288,7 @@ ORDERS = {
     "pipelines between": "import transformers.utils; import hf_deepfake; from transformers.pipelines import pipeline",
     "ours, then inner module": "import hf_deepfake; from transformers.models.auto import AutoConfig; from transformers import pipeline",
 }
-QUICK = ("ours first", "hub code first")
+QUICK = ("ours first",)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,18 @@
+import functools
 import json
 from pathlib import Path
 
+import pytest
 from huggingface_hub import ModelCard
 
 from hf_deepfake.ensemble.building import build_ensemble
+from hf_deepfake.evaluation.metrics import bootstrap_intervals
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = functools.partial(bootstrap_intervals, resamples=20)
+    monkeypatch.setattr("hf_deepfake.evaluation.benchmark.bootstrap_intervals", few)
 
 
 def test_a_card_prints_what_results_hold(runs: list[Path], tmp_path: Path) -> None:

@@ -301,6 +301,7 @@ def test_the_command_line_goes_from_images_to_a_prediction(image_folder: Path, t
     assert table.loc[~real, "prob_fake"].mean() > table.loc[real, "prob_fake"].mean()
 
 
+@pytest.mark.slow  # two processes import torch and wait for each other
 def test_two_processes_write_the_files_of_one(tmp_path: Path) -> None:
     """Through the shipped accelerate config; the same images a step, so the same training but for rounding."""
     data = tmp_path / "data"
