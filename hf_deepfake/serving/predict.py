@@ -13,15 +13,12 @@ from rich.console import Console
 from scipy.special import expit
 from tqdm.auto import tqdm
 
-from hf_deepfake.data.loading import load_data
-from hf_deepfake.data.splitting import everything
-from hf_deepfake.data.tables import TABLE_SUFFIXES
+from hf_deepfake.data.inputs import named_images
 from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import verdict
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.models.detector import load_detector
 from hf_deepfake.printing import printable
-from hf_deepfake.recipe import DataArguments
 from hf_deepfake.serving.monitored import EmbeddingRecorder, image_statistics
 from hf_deepfake.serving.submission import blank_submission
 from hf_deepfake.writing import whole
@@ -80,7 +77,7 @@ def predict(
         raise InputError("--monitoring: an image has one embedding, not one for each face; leave --every_face out.")
     if tta < 1 or (tta > 1 and every_face):
         raise InputError(f"--tta {tta}: must be 1 (the image alone) or more, and not together with --every_face.")
-    named = _named_images(inputs, image_root, follow_links, image_column)
+    named = named_images(inputs, image_root, follow_links, image_column)
     images = [image for _, image in named]
     model, processor, fake_column = load_detector(name_or_path, fake_label=fake_label)
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
@@ -110,31 +107,6 @@ def predict(
     if not monitoring:
         return table
     return table.join(image_statistics(images)).assign(embedding=pd.Series(embeddings, dtype=object))
-
-
-def _named_images(
-    inputs: Sequence[str | os.PathLike[str]], image_root: str | None, follow_links: bool, image_column: str | None
-) -> list[tuple[str, Any]]:
-    """Name of each image, and what to decode it from."""
-    named: list[tuple[str, Any]] = []
-    for item in [os.fspath(given) for given in inputs]:
-        path = Path(item)
-        if item.startswith(("http://", "https://")):
-            named.append((item, item))
-        elif path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES:
-            data = DataArguments(
-                dataset_name=item, image_root=image_root, follow_links=follow_links, image_column=image_column
-            )
-            rows = everything(load_data(data, labelled=False))
-            named += [
-                (file if image["bytes"] is not None else image["path"], image)
-                for file, image in zip(rows["file"], rows["image"], strict=True)
-            ]
-        elif path.exists():
-            named.append((item, item))
-        else:
-            raise InputError(f"{item}: no such image, folder or table.")
-    return named
 
 
 def main(argv: Sequence[str] | None = None) -> int:

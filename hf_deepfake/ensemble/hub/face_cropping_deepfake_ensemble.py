@@ -109,9 +109,10 @@ class FaceCropper:
             every: All faces, the largest first, instead of the largest alone.
         """
         faces = self.detect(image)[: None if every else 1]
-        return [image.crop(self._square(face, image.size)) for face in faces] or [image]
+        return [image.crop(self.square(face, image.size)) for face in faces] or [image]
 
-    def _square(self, face: Face, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    def square(self, face: Face, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of what is cut out around a face of an image of that size."""
         left, top, right, bottom = face.box
         side = round(max(right - left, bottom - top) * (1 + 2 * self.margin))
         spans = []

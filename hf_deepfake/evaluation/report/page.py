@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.report import plots, tables, words
 from hf_deepfake.evaluation.report.errors import Gallery, Pictures, galleries, given_pictures, recipe_pictures
+from hf_deepfake.evaluation.report.explanations import explanation_charts
 from hf_deepfake.evaluation.report.plots import Chart
 from hf_deepfake.evaluation.report.ranking import ranking_charts
 from hf_deepfake.evaluation.report.robustness import adversarial_table, robustness_charts, robustness_tables
@@ -60,6 +61,7 @@ def save_report(
     path: Path,
     pictures: list[Pictures] | None = None,
     audit: dict[str, Any] | None = None,
+    explanations: list[Chart] | None = None,
 ) -> None:
     """Write the page, and beside it `STEM_files/` with every chart as PNG and JSON and the tables in report.json.
 
@@ -69,6 +71,7 @@ def save_report(
         path: The page, `.html`; one that is there is replaced, with its folder of files.
         pictures: Where images of mistakes are looked for.
         audit: What audit.json holds.
+        explanations: Sheets of `explanation_charts`.
 
     Raises:
         InputError: If the path is not that of a page, or its folder of files is something else.
@@ -79,7 +82,9 @@ def save_report(
     if folder.exists() and not (folder / "report.json").is_file():
         raise InputError(f"{folder}: exists and is no report's; choose another --output.")
     verdict = words.verdict(runs, pairs)
-    sections = [part for part in _sections(runs, pairs, pictures or [], audit) if part.filled()]
+    sections = _sections(runs, pairs, pictures or [], audit)
+    sections.insert(-3, Section("explanations", "Where it looked", [_EXPLANATIONS], charts=list(explanations or [])))
+    sections = [part for part in sections if part.filled()]
     page = _TEMPLATES.get_template("report.html.j2").render(
         title=_title(runs), verdict=verdict, sections=sections, files=folder.name, encode=_encode
     )
@@ -171,6 +176,10 @@ _ROBUSTNESS = (
 _ERRORS = (
     "Wrong verdicts, farthest from the threshold first. A green frame: the photograph is real and was called fake; a red "
     "frame: the image is fake and was called real."
+)
+_EXPLANATIONS = (
+    "Heatmaps of single images, with what was measured of them: a map that a random one equals says nothing about the "
+    "verdict, however convincing it looks."
 )
 _SOURCES = "Where a source has images of one class, ROC AUC is measured together with all images of the other class."
 _LEFT_OUT = (
@@ -297,12 +306,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fake_label", help="label or folder name that means fake, where the names do not tell")
     parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of a folder")
     parser.add_argument("--audit", type=Path, metavar="DIR", help="folder of hf-deepfake audit")
+    parser.add_argument("--explanations", type=Path, metavar="DIR", help="folder of hf-deepfake explain")
     arguments = parser.parse_args(argv)
     runs, pairs = read_runs(arguments.run)
     audit = read_audit(arguments.audit) if arguments.audit else None
     options = {name: getattr(arguments, name) for name in ("image_root", "fake_label", "follow_links")}
     pictures = given_pictures(arguments.data, tables.benchmarks(runs), **options) or recipe_pictures(runs)
-    save_report(runs, pairs, arguments.output, pictures, audit)
+    explanations = explanation_charts(arguments.explanations) if arguments.explanations else None
+    save_report(runs, pairs, arguments.output, pictures, audit, explanations)
     written = f"wrote {arguments.output} and {arguments.output.stem}_files (charts and tables as PNG and JSON)"
     Console().print(written, markup=False, highlight=False, soft_wrap=True)
     return 0

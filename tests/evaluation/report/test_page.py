@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import draw_folder
+from conftest import draw_folder, draw_image
 from PIL import Image
 from scipy.special import expit
 
@@ -566,3 +567,21 @@ def test_a_name_that_is_no_benchmark_is_refused(tmp_path: Path) -> None:
     run = str(save_run(tmp_path / "a", {"test": scores(1.0, 0)}))
     with pytest.raises(InputError, match=r"--data phones=x: 'phones' is none of the benchmarks test\."):
         main([run, "--output", str(tmp_path / "page.html"), "--data", "phones=x"])
+
+
+def test_sheets_of_explanations_are_part_of_the_page(tmp_path: Path) -> None:
+    run, folder = save_run(tmp_path / "a", {"test": scores(1.0, 0)}), tmp_path / "explanations"
+    folder.mkdir()
+    draw_image(0, 0).save(folder / "photo_grad_cam.png")
+    entry = {"image": "photo.png", "prob_fake": 0.7, "label": "fake", "sheet": "photo_grad_cam.png", "maps": []}
+    record = {"method": "grad_cam", "target": "fake", "images": [entry]}
+    (folder / "explanations.json").write_text(json.dumps(record))
+    flags = [str(run), "--explanations", str(folder), "--output", str(tmp_path / "report.html")]
+    assert main(flags) == 0
+    text = (tmp_path / "report.html").read_text()
+    assert "Where it looked" in text
+    assert base64.b64encode((folder / "photo_grad_cam.png").read_bytes()).decode() in text
+    assert json.loads((tmp_path / "report_files" / "explanation_photo_grad_cam.json").read_text())["prob_fake"] == 0.7
+    (folder / "photo_grad_cam.png").unlink()
+    with pytest.raises(InputError, match=r"explanations\.json: cannot be read: .*photo_grad_cam\.png"):
+        main(flags)
