@@ -107,6 +107,7 @@ def test_inference_gives_the_scores_that_training_saved(run: Path, image_folder:
     np.testing.assert_allclose(logits, saved[["logit_real", "logit_fake"]].to_numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_run_makes_it_again(run: Path, image_folder: Path, tmp_path: Path) -> None:
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     assert recipe["label_smoothing_factor"] == 0.05
@@ -217,6 +218,7 @@ def test_accumulated_steps_equal_one_large_batch(family: str, image_folder: Path
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_step_schedule_drops_after_its_epochs(image_folder: Path, tmp_path: Path) -> None:
     choices = {"num_train_epochs": 4, "learning_rate": 0.01, "lr_step_epochs": 2, "lr_step_gamma": 0.1}
     run = train(*arguments(image_folder, tmp_path / "run", **choices))
@@ -225,6 +227,7 @@ def test_the_step_schedule_drops_after_its_epochs(image_folder: Path, tmp_path: 
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_the_training(image_folder: Path, tmp_path: Path) -> None:
     choices = {"num_train_epochs": 30, "learning_rate": 0.0, "early_stopping_patience": 2}
     run = train(*arguments(image_folder, tmp_path / "run", **choices))
@@ -381,6 +384,7 @@ def test_one_class_without_self_blending_is_refused(tmp_path: Path) -> None:
         train(*arguments(data, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_cached_images_train_to_the_same_weights(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,6 +400,7 @@ def test_cached_images_train_to_the_same_weights(
     assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 3
 
 
+@pytest.mark.slow
 def test_how_a_detector_reads_images_stays_with_it(image_folder: Path, tmp_path: Path) -> None:
     """Stored in config.json, used in scoring, and kept in an ensemble; without it the scores differ."""
     data = tmp_path / "data"
