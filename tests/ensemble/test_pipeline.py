@@ -288,12 +288,10 @@ ORDERS = {
     "pipelines between": "import transformers.utils; import hf_deepfake; from transformers.pipelines import pipeline",
     "ours, then inner module": "import hf_deepfake; from transformers.models.auto import AutoConfig; from transformers import pipeline",
 }
-QUICK = ("ours first",)
 
 
-@pytest.mark.parametrize(
-    "order", [pytest.param(order, marks=[] if order in QUICK else [pytest.mark.slow]) for order in ORDERS]
-)
+@pytest.mark.slow  # each order is a process of its own
+@pytest.mark.parametrize("order", ORDERS)
 def test_any_order_of_imports_registers_the_task_and_the_auto_classes(
     order: str, ensemble: Path, files: list[Path], expected: list[Any]
 ) -> None:

@@ -133,7 +133,7 @@ class _Interrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("architecture", ["timm", "vit"])
+@pytest.mark.parametrize("architecture", [pytest.param("timm", marks=pytest.mark.slow), "vit"])
 def test_an_interrupted_training_resumes_to_the_same_weights(
     architecture: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +242,7 @@ def test_norms_and_biases_are_not_decayed(image_folder: Path, tmp_path: Path) ->
         assert (name in decayed) == (parameter.ndim > 1)
 
 
+@pytest.mark.slow
 def test_a_truncated_image_is_listed_and_left_out(image_folder: Path, tmp_path: Path, caplog: Any) -> None:
     data = draw_folder(tmp_path / "data", 12, suffix=".jpg")
     broken = data / "fake" / "003.jpg"
