@@ -1,24 +1,21 @@
 """The page of an audit: one HTML file that holds its own pictures."""
 
-import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from datasets import Dataset
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_deepfake.data.verdicts import Check, worst
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError, open_rgb
 from hf_deepfake.labels import NAMES
+from hf_deepfake.pages import data_address, save_rendered, small_chart
 from hf_deepfake.printing import printable
-from hf_deepfake.writing import whole
 
 FINDINGS_SHOWN, PICTURES_SHOWN, GALLERY = 12, 6, 18
 """Findings a check, pictures a finding and random pictures a class: some 2 MB, however many there are."""
@@ -30,14 +27,6 @@ THUMBNAIL = 144
 """Pixels of a picture's longer side."""
 
 COLORS = ("#0072B2", "#D55E00")  # Okabe and Ito, told apart by colour-blind readers
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 def save_page(
@@ -57,7 +46,9 @@ def save_page(
         seed: Of the random pictures.
     """
     pictures = rows.select_columns("image")
-    page = _TEMPLATES.get_template("audit.html.j2").render(
+    save_rendered(
+        Path(__file__).with_name("audit.html.j2"),
+        path,
         name=printable(name),
         verdict=worst(checks),
         checks=[_shown_check(check, images, pictures) for check in checks],
@@ -65,8 +56,6 @@ def save_page(
         charts=draw_charts(images),
         gallery=[_random_pictures(images, pictures, label, seed) for label in range(len(NAMES))],
     )
-    with whole(path) as partial:
-        partial.write_text(page, encoding="utf-8")
 
 
 def _shown_check(check: Check, images: pd.DataFrame, pictures: Dataset) -> dict[str, Any]:
@@ -127,11 +116,7 @@ def thumbnail(image: Any) -> str | None:
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
-    return _address(buffer.getvalue(), "jpeg")
-
-
-def _address(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return data_address(buffer.getvalue(), "jpeg")
 
 
 def _tables(images: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -159,27 +144,14 @@ def draw_charts(images: pd.DataFrame) -> list[dict[str, str]]:
         ("JPEG quality", "quality, from the file's tables", [part["jpeg_quality"].dropna() for part in parts]),
     ]
     drawn = [
-        _chart(title, f"{title} of real and of fake images, a histogram.", _draw_histogram, unit, values)
+        small_chart(title, f"{title} of real and of fake images, a histogram.", _draw_histogram, unit, values)
         for title, unit, values in charts
         if any(len(part) for part in values)
     ]
     if len(readable):
         alt = "Mean radial power spectrum of real and of fake images."
-        drawn.append(_chart("Spectrum", alt, _draw_spectrum, [part[spectrum] for part in parts]))
+        drawn.append(small_chart("Spectrum", alt, _draw_spectrum, [part[spectrum] for part in parts]))
     return drawn
-
-
-def _chart(title: str, alt: str, draw: Callable[..., None], *values: Any) -> dict[str, str]:
-    figure = Figure(figsize=(4.5, 3), layout="constrained")
-    axes = figure.subplots()
-    draw(axes, *values)
-    axes.set_title(title)
-    axes.set_axisbelow(True)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return {"title": title, "alt": alt, "address": _address(buffer.getvalue(), "png")}
 
 
 def _draw_histogram(axes: Axes, unit: str, parts: list[pd.Series]) -> None:

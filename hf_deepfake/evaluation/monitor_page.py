@@ -1,20 +1,15 @@
 """The page of a comparison of two tables of scores: one HTML file that holds its own pictures."""
 
-import base64
-import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from hf_deepfake.evaluation.drift import STATISTICS, Floats, principal_components, readable
+from hf_deepfake.pages import save_rendered, small_chart
 from hf_deepfake.printing import printable
-from hf_deepfake.writing import whole
 
 WHICH = ("reference", "current")
 COLORS = ("#555555", "#009E73")  # neither that of real nor that of fake; told apart by colour-blind readers
@@ -23,14 +18,6 @@ POINTS = 1000
 """Images of a table in the scatter, taken at random."""
 
 _UNITS = {"width": "pixels", "height": "pixels", "file_bytes": "bytes", "sharpness": "variance of the Laplacian"}
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 def save_page(report: dict[str, Any], reference: pd.DataFrame, current: pd.DataFrame, path: Path) -> None:
@@ -46,11 +33,8 @@ def save_page(report: dict[str, Any], reference: pd.DataFrame, current: pd.DataF
     """
     names = {which: printable(report[which]) for which in WHICH}
     charts = draw_charts(readable(reference), readable(current))
-    page = _TEMPLATES.get_template("monitor.html.j2").render(
-        report=report, names=names, charts=charts, number=format_number
-    )
-    with whole(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    template = Path(__file__).with_name("monitor.html.j2")
+    save_rendered(template, path, report=report, names=names, charts=charts, number=format_number)
 
 
 def format_number(value: float | None) -> str:
@@ -76,27 +60,13 @@ def draw_charts(reference: pd.DataFrame, current: pd.DataFrame) -> list[dict[str
         if len(parts) == 2 and all(map(len, parts)):
             title = "score" if column == "prob_fake" else column
             unit = {"prob_fake": "probability of fake"}.get(column, _UNITS.get(column, "grey levels"))
-            charts.append(_chart(title, f"Histogram of {title} in both tables.", _draw_histogram, unit, parts))
+            charts.append(small_chart(title, f"Histogram of {title} in both tables.", _draw_histogram, unit, parts))
     if all("embedding" in table and table["embedding"].notna().any() for table in tables):
         parts = list(principal_components(reference, current, most=2))
         if parts[0].shape[1] == 2:
             alt = "The first two principal components of the embeddings of both tables."
-            charts.append(_chart("embeddings", alt, _draw_scatter, parts))
+            charts.append(small_chart("embeddings", alt, _draw_scatter, parts))
     return charts
-
-
-def _chart(title: str, alt: str, draw: Callable[..., None], *values: Any) -> dict[str, str]:
-    figure = Figure(figsize=(4.5, 3), layout="constrained")
-    axes = figure.subplots()
-    draw(axes, *values)
-    axes.set_title(title)
-    axes.set_axisbelow(True)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    address = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-    return {"title": title, "alt": alt, "address": address}
 
 
 def _draw_histogram(axes: Axes, unit: str, parts: list[Floats]) -> None:

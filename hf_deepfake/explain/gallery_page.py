@@ -1,21 +1,19 @@
 """The page of several explanations: one HTML file that holds its own pictures."""
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 from PIL import Image
 
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError, open_rgb
 from hf_deepfake.explain.attributions import Explanation
 from hf_deepfake.explain.figures import in_numbers, in_words, legend, overlay, shades
+from hf_deepfake.pages import data_address, save_rendered
 from hf_deepfake.printing import printable
-from hf_deepfake.writing import whole
 
 PAGE = "index.html"
 
@@ -24,14 +22,6 @@ SHOWN = 200
 
 THUMBNAIL = 288
 """Pixels of a picture's longer side."""
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 def save_page(
@@ -53,7 +43,9 @@ def save_page(
         named: What to decode each image from, by name.
         folder: Where maps and sheets are, and the page goes.
     """
-    page = _TEMPLATES.get_template("gallery.html.j2").render(
+    save_rendered(
+        Path(__file__).with_name("gallery.html.j2"),
+        folder / PAGE,
         model=printable(Path(name).name or name),
         method=choices["method"].replace("_", " "),
         legend=legend(choices["target"]),
@@ -65,8 +57,6 @@ def save_page(
         cards=[_card(entry, choices, named[entry["image"]], folder) for entry in entries[:SHOWN]],
         more=max(0, len(entries) - SHOWN),
     )
-    with whole(folder / PAGE) as partial:
-        partial.write_text(page, encoding="utf-8")
 
 
 def _card(entry: Mapping[str, Any], choices: Mapping[str, Any], source: Any, folder: Path) -> dict[str, Any]:
@@ -102,4 +92,4 @@ def _address(picture: Image.Image) -> str:
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return data_address(buffer.getvalue(), "jpeg")

@@ -1,7 +1,6 @@
 """One page about models and their measurements: `hf-deepfake report`."""
 
 import argparse
-import base64
 import dataclasses
 import json
 import re
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich.console import Console
 from tqdm.auto import tqdm
 
@@ -25,16 +23,9 @@ from hf_deepfake.evaluation.report.robustness import adversarial_table, robustne
 from hf_deepfake.evaluation.report.runs import Run, read_runs
 from hf_deepfake.evaluation.report.settings import audit_table, ensemble_table, environment_table, recipe_table
 from hf_deepfake.evaluation.report.tables import Mark, Table, Value
+from hf_deepfake.pages import data_address, save_rendered
 from hf_deepfake.printing import first_line, printable
 from hf_deepfake.writing import whole
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 @dataclass(frozen=True)
@@ -85,23 +76,18 @@ def save_report(
     sections = _sections(runs, pairs, pictures or [], audit)
     sections.insert(-3, Section("explanations", "Where it looked", [_EXPLANATIONS], charts=list(explanations or [])))
     sections = [part for part in sections if part.filled()]
-    page = _TEMPLATES.get_template("report.html.j2").render(
-        title=_title(runs), verdict=verdict, sections=sections, files=folder.name, encode=_encode
-    )
     with whole(folder) as partial:
         _save_files(partial, verdict, sections)
         if folder.exists():
             shutil.rmtree(folder)
-    with whole(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    template = Path(__file__).with_name("report.html.j2")
+    save_rendered(
+        template, path, title=_title(runs), verdict=verdict, sections=sections, files=folder.name, address=data_address
+    )
 
 
 def _title(runs: list[Run]) -> str:
     return ", ".join(run.name for run in runs) if len(runs) <= 3 else f"{len(runs)} models"
-
-
-def _encode(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
 
 
 def _sections(
