@@ -1,9 +1,10 @@
 """How far the heatmaps of each method can be trusted, and what they cost.
 
-python benchmarks/explain.py --model ENSEMBLE --data DIR [--images 20] [--methods NAME…] [--blend_model RUN]
+python benchmarks/explain.py --model ENSEMBLE --data DIR --blend_model RUN --blend_data DIR [--images 12] [--blends 50]
 
-Faithfulness is measured on fakes of DIR that the detector calls fake, which alone have evidence to be found; pointing on
-self-blends of its real photographs, by a detector that knows such fakes. A method that does not fit the model has no row.
+Faithfulness is measured on fakes of --data that the detector calls fake, which alone have evidence to be found; pointing
+on self-blends of the photographs of --blend_data, by a detector that knows such fakes. A method that does not fit the model
+has no row. Rows are stored as they come.
 """
 
 import argparse
@@ -35,34 +36,37 @@ def main() -> None:
     """Measure method by method and store the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--data", required=True, help="with real and fake images that no model was trained on")
-    parser.add_argument("--images", type=int, default=20, help="fakes, and photographs to blend")
+    parser.add_argument("--data", required=True, help="fakes that the ensemble was not trained on")
+    parser.add_argument("--images", type=int, default=12, help="fakes to explain")
+    parser.add_argument("--blends", type=int, default=50, help="photographs to blend")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
-    parser.add_argument("--blend_model", help="detector that knows self-blends, for pointing; default: --model")
+    parser.add_argument("--blend_model", required=True, help="detector that knows self-blends, for pointing")
+    parser.add_argument("--blend_data", required=True, help="photographs that it was not trained on")
     arguments = parser.parse_args()
-    detector = load_detector(arguments.model)
-    blend_detector = load_detector(arguments.blend_model) if arguments.blend_model else detector
-    rows = everything(load_data(DataArguments(dataset_name=arguments.data))).shuffle(seed=0)
-    labels = np.array(rows["label"][:])
-    fakes = _called_fake(detector, rows.select(np.flatnonzero(labels == FAKE))["image"], arguments.images)
-    photographs = rows.select(np.flatnonzero(labels == REAL)[: arguments.images])["image"]
+    detector, blend_detector = load_detector(arguments.model), load_detector(arguments.blend_model)
+    fakes = _called_fake(detector, _images(arguments.data, FAKE), arguments.images)
+    photographs = list(map(open_rgb, _images(arguments.blend_data, REAL)[: arguments.blends]))
     measured = []
     for method in arguments.methods:
         try:
-            row = _measure(detector, fakes, method) | _point(blend_detector, list(map(open_rgb, photographs)), method)
+            row = _measure(detector, fakes, method) | _point(blend_detector, photographs, method)
         except InputError as error:
             print(f"{method}: left out: {error}")
             continue
         print(row)
         measured.append(row)
-    save_figures(
-        "explain",
-        title=f"Heatmaps of {len(fakes)} fakes that the ensemble calls fake, and of {len(photographs)} self-blends",
-        command="python benchmarks/explain.py --model ENSEMBLE --data DIR"
-        + (" --blend_model RUN" if arguments.blend_model else ""),
-        machine=machine(),
-        rows=measured,
-    )
+        save_figures(
+            "explain",
+            title=f"Heatmaps of {len(fakes)} fakes that the ensemble calls fake, and of {len(photographs)} self-blends",
+            command="python benchmarks/explain.py --model ENSEMBLE --data DIR --blend_model RUN --blend_data DIR",
+            machine=machine(),
+            rows=measured,
+        )
+
+
+def _images(data: str, label: int) -> Sequence[Any]:
+    rows = everything(load_data(DataArguments(dataset_name=data), both_classes=False)).shuffle(seed=0)
+    return rows.select(np.flatnonzero(np.array(rows["label"][:]) == label))["image"]
 
 
 def _called_fake(detector: LoadedDetector, images: Sequence[Any], count: int) -> list[Image.Image]:

@@ -23,8 +23,11 @@ from hf_deepfake.ensemble.building import build_ensemble
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.models.detector import load_detector, new_detector
 from hf_deepfake.recipe import AugmentationArguments, DataArguments, FittingArguments, ModelArguments, parse_recipe
+from hf_deepfake.training import losses
 from hf_deepfake.training import train as training_module
-from hf_deepfake.training.train import RECIPE, DetectorTrainer, DetectorTrainingArguments, train
+from hf_deepfake.training.arguments import DetectorTrainingArguments
+from hf_deepfake.training.train import RECIPE, train
+from hf_deepfake.training.trainer import DetectorTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -141,18 +144,18 @@ def test_an_interrupted_training_resumes_to_the_same_weights(
     save_tiny_timm(base) if architecture == "timm" else save_tiny_vit(base)
     choices = {"model_name_or_path": base, "image_size": None, "num_train_epochs": 4}
     train(*arguments(image_folder, tmp_path / "whole", **choices))
-    build = training_module._trainer
+    build = training_module.build_trainer
 
     def interrupted(*args: Any) -> DetectorTrainer:
         trainer = build(*args)
         trainer.add_callback(_Interrupt())
         return trainer
 
-    monkeypatch.setattr(training_module, "_trainer", interrupted)
+    monkeypatch.setattr(training_module, "build_trainer", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(*arguments(image_folder, tmp_path / "resumed", **choices))
     assert not (tmp_path / "resumed" / "results.json").exists()
-    monkeypatch.setattr(training_module, "_trainer", build)
+    monkeypatch.setattr(training_module, "build_trainer", build)
     train(*arguments(image_folder, tmp_path / "resumed", resume_from_checkpoint=True, **choices))
     resumed = load_file(tmp_path / "resumed" / "model.safetensors")
     for name, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
@@ -211,7 +214,7 @@ def test_accumulated_steps_equal_one_large_batch(family: str, image_folder: Path
         )
         views = load_splits(DataArguments(dataset_name=str(image_folder))).with_transform(ImageTransform(processor))
         collator = MixingCollator(AugmentationArguments())
-        trainer = training_module._trainer(detector, processor, views, collator, FittingArguments(), options)
+        trainer = training_module.build_trainer(detector, processor, views, collator, FittingArguments(), options)
         trainer.train()
         weights.append({name: tensor.clone() for name, tensor in detector.state_dict().items()})
     for name, tensor in weights[0].items():
@@ -348,13 +351,13 @@ def test_batches_are_mixed_in_training_and_only_there(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, set[int]] = {"training": set(), "evaluation": set()}
-    loss = training_module.cross_entropy
+    loss = losses.cross_entropy
 
     def watched(outputs: Any, labels: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         seen["training" if torch.is_grad_enabled() else "evaluation"].add(labels.ndim)
         return loss(outputs, labels, **kwargs)
 
-    monkeypatch.setattr(training_module, "cross_entropy", watched)
+    monkeypatch.setattr("hf_deepfake.training.trainer.cross_entropy", watched)
     choices = {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "mix_prob": 0.5, "label_smoothing_factor": 0.1}
     run = train(*arguments(image_folder, tmp_path / "run", gradient_accumulation_steps=2, **choices))
     assert seen == {"training": {2}, "evaluation": {1}}
