@@ -17,7 +17,7 @@ def when_transformers_is_imported() -> None:
 
 
 def _register(_: ModuleType) -> None:
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, AutoVideoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from hf_deepfake.ensemble.hub.configuration_deepfake_ensemble import EnsembleConfig
@@ -27,10 +27,14 @@ def _register(_: ModuleType) -> None:
     from hf_deepfake.labels import fake_column
 
     DeepfakeEnsemblePipeline.fake_column = staticmethod(fake_column)  # type: ignore[method-assign]
+    # the task is registered below: no code of the checkpoint's is needed for it
+    EnsembleConfig.custom_pipelines = {}  # type: ignore[assignment, method-assign]
     AutoConfig.register(EnsembleConfig.model_type, EnsembleConfig, exist_ok=True)
     AutoModelForImageClassification.register(EnsembleConfig, EnsembleForImageClassification, exist_ok=True)
     backends: dict[str, type] = {"pil": EnsembleImageProcessor, "torchvision": EnsembleImageProcessor}
     AutoImageProcessor.register(EnsembleConfig, image_processor_classes=backends, exist_ok=True)
+    # without any, stock pipelines would ask whether the checkpoint's code may be run to find one
+    AutoVideoProcessor.register(EnsembleConfig, None, exist_ok=True)
     PIPELINE_REGISTRY.register_pipeline(
         TASK,
         DeepfakeEnsemblePipeline,

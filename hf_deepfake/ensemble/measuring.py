@@ -1,5 +1,6 @@
 """What an ensemble's fit is worth: every member and vote, before and after calibration, at every purpose's threshold."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hf_deepfake.ensemble.diversity import member_diversity, plot_diversity
 from hf_deepfake.ensemble.fitting import Fit, cross_fitted, member_logits
+from hf_deepfake.ensemble.folds import units_of
 from hf_deepfake.ensemble.hub.configuration_deepfake_ensemble import VOTINGS
 from hf_deepfake.evaluation.benchmark import benchmark_metrics
 from hf_deepfake.evaluation.calibration import PURPOSES, ece_of_chance, fit_threshold
@@ -22,6 +25,40 @@ Tables = Mapping[str, Mapping[str, pd.DataFrame]]
 
 _CALIBRATION_METRICS = ("ece", "brier", "log_loss")
 _RATES = [f"{rate}{end}" for rate in ("false_positive_rate", "false_negative_rate") for end in ("", "_low", "_high")]
+
+
+MEMBER_COLUMN = "log_odds_"
+"""Start of the columns of saved predictions that hold each member's uncalibrated log-odds of fake."""
+
+
+def measure_fit(tables: Tables, fit: Fit, choices: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Everything that results.json says of a fit; predictions and plots are saved in `folder`.
+
+    Args:
+        tables: Predictions by split (`validation`, on which the fit was made, and perhaps `test`) and member.
+        fit: Of these members.
+        choices: That the fit was made with, of `fit_ensemble`.
+        folder: Gets `predictions/` and `plots/`.
+    """
+    choices = {**choices, "voting": fit.voting}
+    results = {
+        **measure_votes(tables, fit, folder),
+        "calibration": measure_calibration(tables["validation"], choices, folder),
+        **measure_thresholds(tables, fit, choices),
+        "choices": choices,
+        "ensemble": {"members": list(tables["validation"])} | dataclasses.asdict(fit),
+    }
+    return results | ({"diversity": measure_diversity(tables, fit, folder)} if len(fit.weights) > 1 else {})
+
+
+def measure_diversity(tables: Tables, fit: Fit, folder: Path) -> dict[str, Any]:
+    """How differently the members err, on test images where there are any."""
+    split = "test" if "test" in tables else "validation"
+    logits, labels = member_logits(tables[split])
+    names = list(tables[split])
+    diversity = member_diversity(names, labels, fit.member_probs(logits), fit.member_thresholds)
+    plot_diversity(diversity, folder / "plots" / "diversity.png")
+    return diversity | {"split": split}
 
 
 def measure_votes(tables: Tables, fit: Fit, folder: Path) -> dict[str, Any]:
@@ -57,16 +94,18 @@ def measure_calibration(
     """
     logits, labels = member_logits(validation)
     first = next(iter(validation.values()))
-    after = cross_fitted(logits, labels, first["group"].tolist() if "group" in first else None, **choices)
+    after = cross_fitted(logits, labels, units_of(first)[0], **choices)
     if not after:
         return {}
     pairs = {
         name: (table["prob_fake"].to_numpy(), after["members"][:, member])
         for member, (name, table) in enumerate(validation.items())
     }
-    if choices.get("voting") != "hard":  # whose share of votes is no probability
-        pairs["vote"] = after["pooled"], after["vote"]
-        curves = {"before: vote of calibrated members": after["pooled"], "after: calibrated once more": after["vote"]}
+    if choices["voting"] != "hard":  # whose share of votes is no probability
+        pairs["vote"] = after["pooled"], after[choices["voting"]]
+        curves = dict(
+            zip(("before: vote of calibrated members", "after: calibrated once more"), pairs["vote"], strict=True)
+        )
         plot_reliability(labels, curves, "Reliability of the vote, cross-fitted", folder / "plots" / "calibration.png")
     return {
         name: {
@@ -113,6 +152,8 @@ def measure_thresholds(tables: Tables, fit: Fit, choices: Mapping[str, Any]) -> 
 
 
 def _voted_table(members: Mapping[str, pd.DataFrame], prob_fake: NDArray[np.float64]) -> pd.DataFrame:
+    """The vote in the columns of a detector, and each member's log-odds, so that the vote can be fitted again."""
     bounded = np.clip(prob_fake, 1e-7, 1 - 1e-7)
     voted = {"prob_fake": prob_fake, "logit_real": np.log(1 - bounded), "logit_fake": np.log(bounded)}
-    return next(iter(members.values())).assign(**voted)
+    log_odds = {f"{MEMBER_COLUMN}{name}": table["logit_fake"] - table["logit_real"] for name, table in members.items()}
+    return next(iter(members.values())).assign(**voted, **log_odds)

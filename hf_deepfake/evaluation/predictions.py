@@ -1,6 +1,6 @@
 """Scores of images as a table, and the table as a file."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,14 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_deepfake import labels
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import (
+    EnsembleImageProcessor,
     UnreadableImageError,
+    in_threads,
     jittered,
     open_rgb,
     reader_of,
 )
+from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import run_within_memory
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.detector import LoadedDetector
 from hf_deepfake.printing import printable
@@ -89,9 +92,16 @@ def load_predictions(path: Path) -> pd.DataFrame:
 Change = Callable[[Image.Image], Image.Image]
 """Makes of an image what is scored instead of it."""
 
+Run = Callable[..., Mapping[str, torch.Tensor | None]]
+"""Makes of a batch of views what holds their `logits`."""
 
-class _Views(torch.utils.data.Dataset[dict[str, Any]]):
-    """Decodes an image once and preprocesses each change of it for each detector, or says why it cannot be read."""
+
+_Cut = Mapping[tuple[int, str], torch.Tensor]
+"""What the views of one image are made of, see `EnsembleImageProcessor.cut`."""
+
+
+class _Views:
+    """Makes batches: decodes an image once and preprocesses each change of it for each detector, in threads."""
 
     def __init__(
         self,
@@ -104,30 +114,43 @@ class _Views(torch.utils.data.Dataset[dict[str, Any]]):
         keys = [_reading_key(detector) for detector in detectors]
         self.eyes = [keys.index(key) for key in keys]  # of each detector, the first that reads and preprocesses alike
         self.readers = {eye: reader_of(detectors[eye].model.config) for eye in self.eyes}
-        self.processors = {eye: detectors[eye].processor for eye in self.eyes}
+        self.processors = {eye: EnsembleImageProcessor.of(detectors[eye].processor) for eye in self.eyes}
+        self.finds_faces = any(processor.finds_faces for processor in self.processors.values()) or any(
+            reader is not None and reader.cropper for reader in self.readers.values()
+        )
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def batch(self, indices: list[int]) -> "_Batch":
+        """Views of the images that can be read, and the reasons of the others."""
+        read = dict(zip(indices, in_threads(self._cuts, indices, alone=self.finds_faces), strict=True))
+        readable = {index: cuts for index, cuts in read.items() if not isinstance(cuts, str)}
+        counts = [len(next(iter(cuts.values()))) for cuts in readable.values()]
+        views = {
+            eye: processor.finish([cut for cuts in readable.values() for cut in cuts[eye]])
+            for eye, processor in self.processors.items()
+            if readable
+        }
+        errors = {index: reason for index, reason in read.items() if isinstance(reason, str)}
+        return _Batch(list(readable), counts, views, errors)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def _cuts(self, index: int) -> dict[int, list[_Cut]] | str:
+        """For each eye what it sees of an image, or why it sees nothing."""
         try:
             image = self.images[index]
             alone = len(self.readers) == 1 and self.changes == [None]
             opened = image if alone else open_rgb(image)
             changed = [change(opened) if change is not None else None for change in self.changes]
-            views = {eye: self._views(eye, image, opened, changed) for eye in self.readers}
-            return {"index": index, "views": views}
+            return {eye: self._seen(eye, image, opened, changed) for eye in self.readers}
         except UnreadableImageError as error:
-            return {"index": index, "error": str(error)}
+            return str(error)
 
-    def _views(self, eye: int, image: Any, opened: Any, changed: list[Image.Image | None]) -> dict[str, Any]:
+    def _seen(self, eye: int, image: Any, opened: Any, changed: list[Image.Image | None]) -> list[_Cut]:
         reader, processor = self.readers[eye], self.processors[eye]
-        scales = reader.smallest_side if reader is not None else getattr(processor, "scales_in_decoding", False)
+        scales = reader.smallest_side if reader is not None else processor.scales_in_decoding
         itself = image if scales else opened
         read = [itself if change is None else change for change in changed]
         if reader is not None:
             read = [crop for item in read for crop in reader.crops(item, self.every_face)]
-        return dict(processor(read, return_tensors="pt"))
+        return [processor.cut(item) for item in read]
 
 
 def _reading_key(detector: LoadedDetector) -> str:
@@ -144,21 +167,14 @@ class _Batch(NamedTuple):
     errors: dict[int, str]
 
 
-def _collate_readable(items: list[dict[str, Any]]) -> _Batch:
-    readable = [item for item in items if "views" in item]
-    views: dict[int, dict[str, torch.Tensor]] = {}
-    for eye, first in readable[0]["views"].items() if readable else ():
-        views[eye] = {name: torch.cat([item["views"][eye][name] for item in readable]) for name in first}
-    counts = [len(next(iter(next(iter(item["views"].values())).values()))) for item in readable]
-    errors = {item["index"]: item["error"] for item in items if "error" in item}
-    return _Batch([item["index"] for item in readable], counts, views, errors)
-
-
 def _batches(views: _Views, batch_size: int, num_workers: int) -> Iterator[_Batch]:
-    return iter(DataLoader(views, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate_readable))
+    indices: Any = range(len(views.images))
+    return iter(DataLoader(indices, batch_size=batch_size, num_workers=num_workers, collate_fn=views.batch))
 
 
-def _logits(detector: LoadedDetector, views: dict[str, torch.Tensor], batch_size: int) -> NDArray[np.float64]:
+def _logits(
+    detector: LoadedDetector, views: dict[str, torch.Tensor], batch_size: int, run: Run | None = None
+) -> NDArray[np.float64]:
     """Logits of all views, columns real and fake."""
     model, parts = detector.model, []
     for start in range(0, len(next(iter(views.values()))), batch_size):
@@ -166,7 +182,7 @@ def _logits(detector: LoadedDetector, views: dict[str, torch.Tensor], batch_size
             name: tensor[start : start + batch_size].to(model.device, model.dtype) for name, tensor in views.items()
         }
         with torch.inference_mode():
-            parts.append(model(**part).logits.double().cpu().numpy())
+            parts.append(run_within_memory(run or model, part)["logits"].double().cpu().numpy())
     logits = np.concatenate(parts)
     return logits if detector.fake_column == labels.FAKE else logits[:, ::-1]
 
@@ -180,6 +196,7 @@ def score_images(
     num_workers: int = 0,
     every_face: bool = False,
     tta: int = 1,
+    run: Run | None = None,
 ) -> Iterator[tuple[list[int], NDArray[np.float64], dict[int, str]]]:
     """Score images batch by batch; one that cannot be read costs its row, not the run.
 
@@ -193,6 +210,7 @@ def score_images(
         every_face: For a detector that reads faces: score every face of an image, and let the one that is most likely
             fake speak for it.
         tta: Views of an image to average its probability over; 1 for the image alone. Not together with `every_face`.
+        run: What scores a batch, such as a cascade; the model itself by default.
 
     Yields:
         Indices of the scored images, their logits of shape `(scored, 2)` with columns real and fake, and
@@ -201,7 +219,7 @@ def score_images(
     detector = LoadedDetector(model, processor, fake_column)
     views = _Views(images, [detector], jitters(tta), every_face)
     for batch in _batches(views, max(1, batch_size // tta), num_workers):
-        logits = _logits(detector, batch.views[0], batch_size) if batch.indices else np.zeros((0, 2))
+        logits = _logits(detector, batch.views[0], batch_size, run) if batch.indices else np.zeros((0, 2))
         scored = average_views(logits.reshape(-1, tta, 2)) if tta > 1 else _most_likely_fake(logits, batch.counts)
         yield batch.indices, scored, batch.errors
 

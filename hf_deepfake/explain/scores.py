@@ -18,8 +18,8 @@ class Score:
 
     Gradients go through views, temperatures, weights and the calibration of the vote. With `l_i` the calibrated
     log-odds of a member, `w_i` its share of all weights and `s` the sigmoid, the vote's log-odds before its own
-    calibration are `log Σ w_i s(l_i) - log Σ w_i s(-l_i)`, which does not round to a gradient of 0 where the members are
-    sure, as the probability does. For the same reason the hard vote, which has next to no gradient, is taken by its soft
+    calibration are `Σ w_i l_i` where log-odds are pooled, else `log Σ w_i s(l_i) - log Σ w_i s(-l_i)`, which does not round
+    to a gradient of 0 where the members are sure, as the probability does. For the same reason the hard vote, which has next to no gradient, is taken by its soft
     vote; isotonic curves, which have steps, are left out; and the vote is not cut off at the model's smallest probability.
 
     Attributes:
@@ -55,6 +55,7 @@ class Score:
         self.temperatures, self.biases, self.weights = _calibration(config, list(chosen))
         last = {} if member is not None else getattr(config, "vote_calibrations", {}).get(_kind(config), {})
         self.temperature, self.bias = last.get("temperature", 1.0), last.get("bias", 0.0)
+        self.pools_log_odds = _kind(config) == "weighted" and getattr(config, "pooling", "probability") == "log_odds"
         reading = getattr(config, "reading", {})
         views = [config.member_views[index] for index in chosen] or [0]
         if member is not None:
@@ -84,10 +85,13 @@ class Score:
 
     def vote(self, log_odds: torch.Tensor) -> torch.Tensor:
         """From log-odds of fake, shape `(images, models)`, to those of the target by the vote, shape `(images,)`."""
-        weights = log_odds.new_tensor(self.weights).log()
-        fake, real = (torch.logsumexp(weights + logsigmoid(sign * log_odds), dim=1) for sign in (1, -1))
-        voted: torch.Tensor = self.sign * ((fake - real) / self.temperature + self.bias)
-        return voted
+        weights = log_odds.new_tensor(self.weights)
+        if self.pools_log_odds:
+            voted = log_odds @ weights
+        else:
+            fake, real = (torch.logsumexp(weights.log() + logsigmoid(sign * log_odds), dim=1) for sign in (1, -1))
+            voted = fake - real
+        return self.sign * (voted / self.temperature + self.bias)
 
     def box(self, image: Image.Image) -> tuple[int, int, int, int]:
         """Left, top, right and bottom of what is read of an image: its largest face, where faces are cut out, or all."""

@@ -3,18 +3,26 @@
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import expit
 from tqdm.auto import tqdm
 
 from hf_deepfake.data.inputs import named_images
-from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import verdict
+from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import (
+    CascadeOutput,
+    EnsembleForImageClassification,
+    has_instructions_for,
+    speed_up,
+    verdict,
+)
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.models.detector import load_detector
@@ -22,6 +30,8 @@ from hf_deepfake.printing import printable
 from hf_deepfake.serving.monitored import EmbeddingRecorder, image_statistics
 from hf_deepfake.serving.submission import blank_submission
 from hf_deepfake.writing import whole
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 _WRITERS = {
     ".csv": lambda table, path: table.to_csv(path, index=False),
@@ -37,12 +47,16 @@ def predict(
     follow_links: bool = False,
     threshold: float | None = None,
     fake_label: str | None = None,
-    batch_size: int = 16,
+    batch_size: int | str = 16,
     num_workers: int = 0,
     every_face: bool = False,
     image_column: str | None = None,
     monitoring: bool = False,
     tta: int = 1,
+    dtype: str = "float32",
+    compile: bool = False,
+    cascade: bool = False,
+    cascade_tolerance: float = 0.0,
 ) -> pd.DataFrame:
     """Score images with a detector or an ensemble.
 
@@ -54,7 +68,7 @@ def predict(
         threshold: Probability from which the verdict is fake; by default the checkpoint's own with its band of
             uncertain verdicts, 0.5 where it has none.
         fake_label: The checkpoint's label that means fake, where its names do not tell.
-        batch_size: Images a forward pass.
+        batch_size: Images a forward pass; `auto` for 16, on a GPU 128. What does not fit into memory is halved.
         num_workers: Processes that decode.
         every_face: For a detector that reads faces: an image is as fake as the most suspicious of its faces, not as its
             largest.
@@ -62,14 +76,21 @@ def predict(
         monitoring: Add the columns that `hf-deepfake monitor` compares: those of `image_statistics`, and `embedding`,
             64 numbers of what the detector makes of the image.
         tta: Views of an image to average its probability over (test-time augmentation); 1 for the image alone.
+        dtype: Precision of the networks: `float32`, `bfloat16` or `float16`, where the device has instructions for it, or
+            `auto`, which is `bfloat16` there. The vote is in `float32` always.
+        compile: Compile the networks first, which takes a minute or more.
+        cascade: Ask an ensemble's members one after the other, and no more of them once an image's verdict is certain. It
+            adds `members_run`, and `prob_fake_low` and `prob_fake_high`, between which the whole vote's probability
+            lies; `prob_fake` is the vote of the members that were asked.
+        cascade_tolerance: Stop as well where these two are no further apart; the verdict can then be another one.
 
     Returns:
         One row an image, in the order given: `image`, `prob_fake`, `label` (`real`, `fake` or `uncertain`) and `error`,
         which is empty unless the image could not be read.
 
     Raises:
-        InputError: If the model cannot be loaded, does not read faces or gives no number, an input does not exist or
-            the threshold is no probability.
+        InputError: If the model cannot be loaded, does not read faces or gives no number, an input does not exist, the
+            threshold is no probability, or two settings exclude each other.
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold}: must be between 0 and 1.")
@@ -77,20 +98,43 @@ def predict(
         raise InputError("--monitoring: an image has one embedding, not one for each face; leave --every_face out.")
     if tta < 1 or (tta > 1 and every_face):
         raise InputError(f"--tta {tta}: must be 1 (the image alone) or more, and not together with --every_face.")
+    if batch_size != "auto" and (isinstance(batch_size, str) or batch_size < 1):
+        raise InputError(f"--batch_size {batch_size}: must be 1 or more, or auto.")
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}.")
+    if not 0 <= cascade_tolerance <= 1 or (cascade_tolerance and not cascade):
+        raise InputError(f"--cascade_tolerance {cascade_tolerance}: must be between 0 and 1, with --cascade.")
+    if cascade and (monitoring or every_face or tta > 1):
+        raise InputError(
+            "--cascade: asks each member about one view or not at all; leave --monitoring, --every_face and --tta out."
+        )
     named = named_images(inputs, image_root, follow_links, image_column)
     images = [image for _, image in named]
     model, processor, fake_column = load_detector(name_or_path, fake_label=fake_label)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    on_gpu = torch.cuda.is_available()
+    model.to("cuda" if on_gpu else "cpu")  # type: ignore[arg-type]
+    speed_up(model, _precision(dtype, model.device))
+    for member in getattr(model, "members", [model]) if compile else []:
+        member.compile()
+    if batch_size == "auto":
+        batch_size = 128 if on_gpu else 16
     if every_face and "face_crop" not in getattr(model.config, "reading", {}):
         raise InputError(f"--every_face: {name_or_path} does not read faces; it was trained without --face_crop.")
+    cascaded = None
+    if cascade:
+        if not isinstance(model, EnsembleForImageClassification):
+            raise InputError(f"--cascade: {name_or_path} is no ensemble but a single detector.")
+        cascaded = _Cascade(model, threshold, cascade_tolerance)
     band = getattr(model.config, "uncertain_band", None) if threshold is None else None
     threshold = threshold if threshold is not None else float(getattr(model.config, "threshold", 0.5))
     recorder = EmbeddingRecorder(model) if monitoring else None
     embeddings: list[Any] = [None] * len(images)
     prob_fake = np.full(len(images), np.nan)
     reasons: list[str | None] = [None] * len(images)
+    asked = np.full((len(images), 3), np.nan)
     with tqdm(total=len(images), desc="Scoring", unit="image", delay=1) as progress:
-        scores = score_images(model, processor, images, fake_column, batch_size, num_workers, every_face, tta)
+        settings = (fake_column, int(batch_size), num_workers, every_face, tta, cascaded)
+        scores = score_images(model, processor, images, *settings)
         for indices, logits, errors in scores:
             prob_fake[indices] = expit(logits[:, 1] - logits[:, 0])
             if np.isnan(prob_fake[indices]).any():
@@ -100,13 +144,46 @@ def predict(
             if recorder and indices:
                 for index, embedding in zip(indices, recorder.take(len(indices)), strict=True):
                     embeddings[index] = embedding
+            if cascaded and indices:
+                asked[indices] = cascaded.take()
             progress.update(len(indices) + len(errors))
     verdicts = [None if np.isnan(prob) else verdict(prob, threshold, band) for prob in prob_fake]
     columns = {"image": [name for name, _ in named], "prob_fake": prob_fake, "label": verdicts, "error": reasons}
     table = pd.DataFrame(columns).astype({"label": object, "error": object})  # None, not NaN, where there is none
+    if cascade:
+        table = table.join(pd.DataFrame(asked, columns=["members_run", "prob_fake_low", "prob_fake_high"]))
+        table = table.astype({"members_run": "Int64"})
+        table.attrs["members"] = len(model.config.members)
+        return table
     if not monitoring:
         return table
     return table.join(image_statistics(images)).assign(embedding=pd.Series(embeddings, dtype=object))
+
+
+class _Cascade:
+    """Runs batches as a cascade and keeps what it did for each image."""
+
+    def __init__(self, model: EnsembleForImageClassification, threshold: float | None, tolerance: float) -> None:
+        self._run: Any = partial(model.cascade, threshold=threshold, tolerance=tolerance)
+        self._kept: list[torch.Tensor] = []
+
+    def __call__(self, **views: torch.Tensor) -> CascadeOutput:
+        output: CascadeOutput = self._run(**views)
+        self._kept.append(torch.column_stack([output.members_run, output.bounds]))  # type: ignore[list-item]
+        return output
+
+    def take(self) -> NDArray[np.float64]:
+        """Members that were asked and both bounds, of each image since the last call."""
+        rows: NDArray[np.float64] = torch.cat(self._kept).double().cpu().numpy()
+        self._kept.clear()
+        return rows
+
+
+def _precision(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if has_instructions_for(torch.bfloat16, device) else torch.float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,8 +199,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fake_label", help="the checkpoint's label that means fake, where its names do not tell")
     parser.add_argument("--every_face", action="store_true", help="judge an image by its most suspicious face")
     parser.add_argument("--tta", type=int, default=1, metavar="N", help="average over N views of each image")
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--batch_size", type=_number_or_auto, default=16, help="or auto")
     parser.add_argument("--num_workers", type=int, default=0, help="processes that decode")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="auto: bfloat16 where that is faster")
+    parser.add_argument("--compile", action="store_true", help="compile the networks first; pays for many images")
+    parser.add_argument("--cascade", action="store_true", help="ask no more members once a verdict is certain")
+    parser.add_argument("--cascade_tolerance", type=float, default=0.0, help="stop where scores can differ no more")
     parser.add_argument(
         "--submission", type=Path, metavar="CSV", help="write the INPUT table's names with their scores"
     )
@@ -149,11 +230,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         with whole(output) as partial:
             _WRITERS[output.suffix.lower()](table, partial)
         _say(f"wrote {output} ({len(table)} images, {len(failed)} unreadable)", Console())
+    if "members_run" in table:
+        _say(_saving(table), Console())
     if output is None and submission is None:
         _print(table)
     for reason in failed["error"][:10]:
         _say(f"unreadable: {reason}", Console(stderr=True))
     return 1 if len(failed) else 0
+
+
+def _number_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+def _saving(table: pd.DataFrame) -> str:
+    """What a cascade spared, over the images that could be read."""
+    run, members = table["members_run"].dropna(), table.attrs["members"]
+    if not len(run):
+        return "cascade: no image to decide"
+    spared, early = 1 - run.mean() / members, (run < members).mean()
+    return f"cascade: spared {spared:.0%} of the members' passes; {early:.0%} of the images were decided early"
 
 
 def _print(table: pd.DataFrame) -> None:

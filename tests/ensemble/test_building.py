@@ -26,7 +26,7 @@ from transformers import (
 
 from hf_deepfake import EnsembleForImageClassification, InputError, build_ensemble, cli, labels
 from hf_deepfake.data.fingerprints import load_training_images, save_training_images
-from hf_deepfake.ensemble import measuring
+from hf_deepfake.ensemble import diversity, measuring
 from hf_deepfake.ensemble.building import assemble
 from hf_deepfake.ensemble.fitting import Fit
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import open_rgb
@@ -36,7 +36,7 @@ from hf_deepfake.evaluation.predictions import load_predictions, save_prediction
 from hf_deepfake.models.detector import load_detector, new_detector
 from hf_deepfake.recipe import ModelArguments
 
-PLOTS = ("plot_benchmark", "plot_comparison", "plot_reliability")
+PLOTS = ("plot_benchmark", "plot_comparison", "plot_diversity", "plot_reliability")
 
 
 @pytest.fixture(autouse=True)
@@ -240,9 +240,9 @@ def test_an_ensemble_folder_holds_a_checkpoint_its_votes_and_its_measures(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for plot in PLOTS:
-        monkeypatch.setattr(measuring, plot, getattr(plots, plot))
+        monkeypatch.setattr(measuring, plot, getattr(diversity if plot == "plot_diversity" else plots, plot))
     folder = tmp_path / "ensembles" / "three"
-    results = build_ensemble(runs, folder, voting="weighted", threshold="eer")
+    results = build_ensemble(runs, folder, weighting="manual", weights=[1, 1, 2], threshold="eer")
     names = ["resnet", "efficientnet", "vit"]
     assert results == json.loads((folder / "results.json").read_text())
     assert results["model"] == "three"
@@ -260,11 +260,14 @@ def test_an_ensemble_folder_holds_a_checkpoint_its_votes_and_its_measures(
         "configuration_deepfake_ensemble.py",
         "face_cropping_deepfake_ensemble.py",
         "image_processing_deepfake_ensemble.py",
+        "members_deepfake_ensemble.py",
         "model.safetensors",
         "modeling_deepfake_ensemble.py",
+        "pipeline_deepfake_ensemble.py",
         "plots/calibration.png",
         "plots/comparison_test.png",
         "plots/comparison_validation.png",
+        "plots/diversity.png",
         "plots/confusion_matrix_test.png",
         "plots/confusion_matrix_validation.png",
         "plots/scores_test.png",

@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.special import expit
-from sklearn.model_selection import StratifiedGroupKFold
 
 from hf_deepfake import EnsembleConfig, InputError
 from hf_deepfake.ensemble.fitting import cross_fitted, fit_ensemble, member_logits
+from hf_deepfake.ensemble.folds import splits
 from hf_deepfake.ensemble.hub.configuration_deepfake_ensemble import VOTINGS
 from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import VOTE_SETTINGS, verdict, vote
 from hf_deepfake.evaluation.metrics import expected_calibration_error
@@ -96,7 +96,7 @@ def test_manual_weights_that_do_not_fit_are_refused(weights: list[float] | None)
     ("choices", "message"),
     [
         ({"weights": [1, 1]}, "--weights goes with --weighting manual"),
-        ({"weighting": "best"}, "--weighting best: must be one of metric, logloss, manual"),
+        ({"weighting": "best"}, "--weighting best: must be one of stacking, greedy, logloss, metric, manual"),
         ({"calibration": "sigmoid"}, "--calibration sigmoid: must be one of temperature, platt, isotonic, none"),
         ({"target_error": 5}, "--target_error 5: must be between 0 and 1"),
         ({"voting": "median"}, "--voting median: must be one of soft, hard, weighted"),
@@ -174,25 +174,41 @@ def test_hard_votes_have_no_band() -> None:
         fit_ensemble(logits, labels, "hard", target_error=0.05)
 
 
-def test_cross_fitting_predicts_each_image_by_a_fit_that_has_not_seen_its_group() -> None:
+def test_cross_fitting_predicts_each_image_by_a_fit_that_has_not_seen_its_unit() -> None:
     logits, labels = draw_members([1, 2], images=300)
-    groups = [str(image // 3) for image in range(300)]
-    predicted = cross_fitted(logits, labels, groups)
-    assert {name: values.shape for name, values in predicted.items()} == {
-        "members": (300, 2),
-        "pooled": (300,),
-        "vote": (300,),
-    }
-    splits = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(labels, labels, np.array(groups))
-    for rest, part in splits:
-        assert not {groups[row] for row in rest} & {groups[row] for row in part}
-        fit = fit_ensemble(logits[rest], labels[rest])
-        np.testing.assert_allclose(predicted["vote"][part], fit.prob_fake(logits[part]))
+    units = np.arange(300) // 3
+    predicted = cross_fitted(logits, labels, units, voting="weighted", weighting="metric")
+    assert predicted["members"].shape == (300, 2)
+    for rest, part in splits(labels, units):
+        assert not set(units[rest]) & set(units[part])
+        fit = fit_ensemble(logits[rest], labels[rest], weighting="metric")
+        np.testing.assert_allclose(predicted["members"][part], fit.member_probs(logits[part]))
+        np.testing.assert_allclose(
+            predicted["pooled"][part], fit.prob_fake(logits[part], "weighted", calibrated=False)
+        )
+        for voting in VOTINGS:
+            np.testing.assert_allclose(predicted[voting][part], fit.prob_fake(logits[part], voting))
+            assert set(predicted[f"{voting}_threshold"][part]) == {fit.thresholds[voting]}
 
 
 def test_too_few_images_are_not_cross_fitted() -> None:
     logits, labels = draw_members([1, 2], images=20)
-    assert cross_fitted(logits, labels, [str(label) for label in labels]) == {}
+    assert cross_fitted(logits, labels, labels) == {}
+
+
+@pytest.mark.parametrize("calibration", ["platt", "isotonic"])
+def test_stacked_members_are_pooled_as_log_odds_in_single_precision_too(calibration: str) -> None:
+    """The second member is sure to seven digits, where a single-precision probability has no log-odds left."""
+    logits, labels = draw_members([1, 1])
+    logits[:200, 1, 1] *= 12
+    fit = fit_ensemble(logits, labels, weighting="stacking", calibration=calibration)
+    assert fit.pooling == "log_odds"
+    probs = fit.member_probs(logits).clip(1e-7, 1 - 1e-7)
+    pooled = expit(np.log(probs / (1 - probs)) @ np.array(fit.weights))
+    np.testing.assert_allclose(fit.prob_fake(logits, "weighted", calibrated=False), pooled, atol=1e-9)
+    settings = {name: getattr(fit, name) for name in VOTE_SETTINGS}
+    single = vote(torch.from_numpy(logits).float(), voting="weighted", **settings)
+    np.testing.assert_allclose(single, fit.prob_fake(logits, "weighted"), atol=2e-6)
 
 
 @pytest.mark.parametrize(("purpose", "most"), [("fpr=0.02", 0.02), ("fpr=0.2", 0.2)])

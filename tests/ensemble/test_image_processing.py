@@ -1,11 +1,19 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import draw_image
 from PIL import Image, ImageOps
-from transformers import AutoImageProcessor, ViTImageProcessor
+from transformers import (
+    AutoImageProcessor,
+    BaseImageProcessor,
+    ConvNextImageProcessor,
+    EfficientNetImageProcessor,
+    TimmWrapperImageProcessor,
+    ViTImageProcessor,
+)
 
 from hf_deepfake import EnsembleImageProcessor
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError, open_rgb
@@ -135,3 +143,60 @@ def test_a_saved_processor_makes_the_same_views(tmp_path: Path) -> None:
 def test_a_processor_that_transformers_does_not_have_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"has no '{name}'"):
         EnsembleImageProcessor(views=[{"image_processor_type": name}])
+
+
+def timm_view(mean: float, size: int = 24) -> dict[str, Any]:
+    config = {"input_size": [3, size, size], "interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center"}
+    config |= {"mean": [mean] * 3, "std": [0.4] * 3}
+    return {"image_processor_type": "TimmWrapperImageProcessor", "pretrained_cfg": config}
+
+
+def test_views_that_differ_in_normalisation_only_are_resized_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    brighter = SMALL | {"image_mean": [0.1] * 3, "image_std": [0.3] * 3}
+    views = [timm_view(0.2), timm_view(0.7), timm_view(0.7, 30), SMALL, brighter, LARGE]
+    processor, resized = EnsembleImageProcessor(views=views), []
+    for owner in (Image.Image, ViTImageProcessor):
+        whole = owner.resize
+        monkeypatch.setattr(
+            owner, "resize", lambda *given, whole=whole, **more: resized.append(0) or whole(*given, **more)
+        )
+    found = processor([draw_image(1, 0, 50)])
+    assert len(resized) == 4
+    for key, own in zip(found, processor.processors, strict=True):
+        torch.testing.assert_close(
+            found[key], own([draw_image(1, 0, 50)], return_tensors="pt")["pixel_values"], atol=0, rtol=0
+        )
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        ConvNextImageProcessor(size={"shortest_edge": 20}, crop_pct=0.8),
+        EfficientNetImageProcessor(size={"height": 20, "width": 20}, rescale_offset=True),
+        ViTImageProcessor(size={"height": 20, "width": 20}, do_normalize=False),
+        TimmWrapperImageProcessor(timm_view(0.5)["pretrained_cfg"] | {"crop_mode": "border"}),
+    ],
+    ids=lambda own: type(own).__name__,
+)
+def test_every_detectors_view_has_the_bits_of_its_own_processor(own: BaseImageProcessor) -> None:
+    images = [draw_image(0, seed, size) for seed, size in enumerate((50, 20, 31))]
+    found = EnsembleImageProcessor.of(own)(images)["pixel_values"]
+    torch.testing.assert_close(found, own(images, return_tensors="pt")["pixel_values"], atol=0, rtol=0)
+
+
+def test_the_processor_of_an_ensemble_makes_its_views_itself() -> None:
+    processor = EnsembleImageProcessor(views=[SMALL])
+    assert EnsembleImageProcessor.of(processor) is processor
+
+
+def test_threads_keep_the_order_of_images_and_name_the_one_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    images = [draw_image(seed % 2, seed, 40 + 7 * seed) for seed in range(5)]
+    processor = EnsembleImageProcessor(views=[timm_view(0.2), SMALL])
+    alone = [processor(image) for image in images]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for name, views in processor(images).items():
+        torch.testing.assert_close(views, torch.cat([one[name] for one in alone]), atol=0, rtol=0)
+    with pytest.raises(UnreadableImageError, match=r"none\.jpg: no such file"):
+        processor([images[0], tmp_path / "none.jpg", images[1]])

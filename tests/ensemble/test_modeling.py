@@ -1,13 +1,17 @@
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import build_tiny_vit, draw_image
 from transformers import AutoModelForImageClassification, ViTForImageClassification
 
 from hf_deepfake import EnsembleConfig, EnsembleForImageClassification
-from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import vote
+from hf_deepfake.ensemble.hub import modeling_deepfake_ensemble
+from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import run_within_memory, speed_up, verdict, vote
+from hf_deepfake.models.detector import load_detector
 
 
 def logits_of(*prob_fake: float) -> torch.Tensor:
@@ -185,3 +189,145 @@ def test_a_calibrated_vote_is_never_certain() -> None:
     sharp = {"soft": {"temperature": 0.05}}
     for prob_fake, expected in (([0.0, 0.0], 1e-7), ([1.0, 1.0], 1 - 1e-7)):
         assert voted(prob_fake, "soft", vote_calibrations=sharp) == pytest.approx(expected, abs=1e-12)
+
+
+def constant(*prob_fake: float, **settings: Any) -> EnsembleForImageClassification:
+    """An ensemble whose members say the same of every image."""
+    ensemble = build(build_tiny_vit(32), len(prob_fake), **settings)
+    for member, prob in zip(ensemble.members, prob_fake, strict=True):
+        torch.nn.init.zeros_(member.classifier.weight)
+        member.classifier.bias.data = torch.tensor([1 - prob, prob]).log()
+    return ensemble
+
+
+@pytest.mark.parametrize(
+    ("prob_fake", "settings", "run", "expected", "bounds"),
+    [
+        ([0.9, 0.8, 0.1], {"voting": "hard"}, 2, 1.0, [2 / 3, 1.0]),
+        ([0.9, 0.2, 0.8], {"voting": "hard"}, 3, 2 / 3, [2 / 3, 2 / 3]),
+        ([0.9, 0.8, 0.1], {}, 2, 0.85, [1.7 / 3, 2.7 / 3]),
+        ([0.9, 0.5, 0.1], {}, 3, 0.5, [0.5, 0.5]),
+        ([0.1, 0.3, 0.9], {}, 2, 0.2, [0.4 / 3, 1.4 / 3]),
+        ([0.1, 0.3, 0.9], {"thresholds": {"soft": 0.4}}, 3, 1.3 / 3, [1.3 / 3, 1.3 / 3]),
+        ([0.9, 0.1, 0.1], {"voting": "weighted", "weights": [8, 1, 1]}, 1, 0.9, [0.72, 0.92]),
+        ([0.9, 0.1, 0.1], {"voting": "weighted", "weights": [0, 1, 1]}, 2, 0.1, [0.1, 0.1]),
+        ([0.5, 0.6, 0.1], {"thresholds": {"soft": 0.6}, "uncertain_bands": {"soft": [0.3, 0.8]}}, 2, 0.55, [0.36667, 0.7]),
+        ([0.5, 0.6, 0.1], {"thresholds": {"soft": 0.6}, "uncertain_bands": {"soft": [0.4, 0.8]}}, 3, 0.4, [0.4, 0.4]),
+    ],
+)  # fmt: skip
+def test_a_cascade_stops_where_the_members_left_cannot_turn_the_verdict(
+    prob_fake: list[float], settings: dict[str, Any], run: int, expected: float, bounds: list[float]
+) -> None:
+    output = constant(*prob_fake, **settings).cascade(torch.rand(2, 3, 32, 32))
+    assert output.members_run.tolist() == [run, run]
+    assert output.logits.exp()[:, 1].tolist() == pytest.approx([expected] * 2, abs=1e-5)
+    assert output.bounds[0].tolist() == pytest.approx(bounds, abs=1e-5)
+
+
+@pytest.mark.parametrize("voting", ["soft", "hard", "weighted"])
+@pytest.mark.parametrize("pooling", ["probability", "log_odds"])
+def test_a_cascade_gives_the_verdicts_of_the_whole_vote(voting: str, pooling: str) -> None:
+    settings: dict[str, Any] = {
+        "weights": [3, 1, 0, 2],
+        "temperatures": [0.5, 1, 2, 1],
+        "isotonic": [None, [[-1, 0, 2], [0.1, 0.3, 0.9]], None, None],
+        "vote_calibrations": {"soft": {"temperature": 0.5, "bias": 0.2}, "weighted": {"temperature": 2.0}},
+        "thresholds": dict.fromkeys(("soft", "hard", "weighted"), 0.55),
+        "uncertain_bands": {"soft": [0.5, 0.6]},
+    }
+    ensemble = build(build_tiny_vit(32), 4, voting=voting, pooling=pooling, **settings)
+    for seed, member in enumerate(ensemble.members):
+        member.load_state_dict(build_tiny_vit(32, seed).state_dict())
+    pixels = 3 * torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole = ensemble(pixels).logits.exp()[:, 1]
+        for threshold in (None, 0.3):
+            output = ensemble.cascade(pixels, threshold=threshold)
+            band = ensemble.config.uncertain_band if threshold is None else None
+            wanted, found = (
+                [verdict(prob, threshold or 0.55, band) for prob in voted.tolist()]
+                for voted in (whole, output.logits.exp()[:, 1])
+            )
+            assert found == wanted
+            assert len(set(wanted)) == (3 if band else 2)
+            assert ((output.bounds[:, 0] - 1e-5 <= whole) & (whole <= output.bounds[:, 1] + 1e-5)).all()
+            complete = output.members_run == 4
+            torch.testing.assert_close(output.logits.exp()[complete, 1], whole[complete])
+        assert output.members_run.float().mean() < 4
+
+
+def test_a_cascade_with_a_tolerance_stops_where_no_probability_can_be_off_by_more() -> None:
+    ensemble = constant(0.55, 0.3, 0.3, voting="weighted", weights=[8, 1, 1])
+    pixels = torch.rand(1, 3, 32, 32)
+    assert ensemble.cascade(pixels, tolerance=0.19).members_run.tolist() == [2]
+    output = ensemble.cascade(pixels, tolerance=0.21)
+    assert output.members_run.tolist() == [1]
+    assert output.bounds[0].tolist() == pytest.approx([0.44, 0.64], abs=1e-5)
+
+
+def test_a_cascade_asks_the_smallest_member_first_and_each_only_what_is_open() -> None:
+    large, small = build_tiny_vit(32), build_tiny_vit(16)
+    config = EnsembleConfig(members=[large.config.to_dict(), small.config.to_dict()], member_views=[0, 1])
+    ensemble = EnsembleForImageClassification(config).eval()
+    asked = []
+    for name, member in zip(("large", "small"), ensemble.members, strict=True):
+        member.register_forward_hook(lambda *given, name=name: asked.append((name, len(given[2].logits))))
+    torch.nn.init.zeros_(ensemble.members[1].classifier.weight)
+    views = {"pixel_values": torch.rand(3, 3, 32, 32), "pixel_values_1": torch.rand(3, 3, 16, 16)}
+    ensemble.cascade(**views)
+    assert asked == [("small", 3), ("large", 3)]
+
+
+def test_a_batch_beyond_memory_is_run_in_halves_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(pixel_values: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        if len(pixel_values) > 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return {"logits": 2 * pixel_values, "loss": None}
+
+    warned: list[str] = []
+    monkeypatch.setattr(modeling_deepfake_ensemble._LOGGER, "warning", warned.append)
+    rows = torch.arange(7.0)[:, None]
+    found = run_within_memory(run, {"pixel_values": rows})
+    assert list(found) == ["logits"]
+    torch.testing.assert_close(found["logits"], 2 * rows)
+    assert warned[0] == "A batch of 7 does not fit into memory; going on with 4 at a time."
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate", "shapes do not match"])
+def test_what_halving_does_not_cure_is_raised(message: str) -> None:
+    def run(pixel_values: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        raise RuntimeError(message)
+
+    with pytest.raises(RuntimeError, match=message):
+        run_within_memory(run, {"pixel_values": torch.zeros(1 if "memory" in message else 2, 3)})
+
+
+def test_convolutions_are_laid_out_channels_last_without_changing_scores(runs: list[Path]) -> None:
+    model, processor, _ = load_detector(str(runs[0]))
+    views = processor([draw_image(1, 0)], return_tensors="pt")
+    with torch.inference_mode():
+        before = model(**views).logits
+        speed_up(model)
+        torch.testing.assert_close(model(**views).logits, before, atol=1e-5, rtol=0)
+    assert next(weight for weight in model.parameters() if weight.ndim == 4).is_contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_precision_without_instructions_for_it_gives_way_to_float32(
+    tiny_vit: ViTForImageClassification, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(modeling_deepfake_ensemble._LOGGER, "warning", warned.append)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    ensemble = build(tiny_vit)
+    speed_up(ensemble, dtype)
+    assert ensemble.dtype == torch.float32
+    assert warned == [f"This cpu has no instructions for {dtype}; scoring in float32."]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True, "avx512_fp16": True})
+    speed_up(ensemble, dtype)
+    assert ensemble.dtype == dtype
+    output = ensemble(torch.rand(2, 3, 32, 32).to(dtype))
+    assert {output.logits.dtype, output.member_logits.dtype} == {torch.float32}
+    assert len(warned) == 1

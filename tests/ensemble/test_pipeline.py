@@ -128,7 +128,7 @@ def test_an_address_scores_as_the_file_behind_it(
         "torch data set",
     ],
 )
-@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("batch_size", [1, "auto"])
 def test_many_images_of_any_kind_score_as_each_alone(
     detect: DeepfakeEnsemblePipeline, files: list[Path], expected: list[Any], kind: str, batch_size: int
 ) -> None:
@@ -148,6 +148,74 @@ def test_many_images_of_any_kind_score_as_each_alone(
     for output, alone in zip(outputs, expected, strict=True):
         assert [score["label"] for score in output] == [score["label"] for score in alone]
         assert output[0]["score"] == pytest.approx(alone[0]["score"], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["list", "column"])
+def test_workers_read_images_as_the_process_itself_does(
+    detect: DeepfakeEnsemblePipeline, files: list[Path], expected: list[Any], kind: str
+) -> None:
+    rows = Dataset.from_dict({"image": list(map(str, files))}).cast_column("image", Image())
+    outputs = detect(files if kind == "list" else rows["image"], num_workers=2, batch_size=2)
+    assert [output[0]["score"] for output in outputs] == pytest.approx([one[0]["score"] for one in expected], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"dtype": torch.bfloat16}, {"dtype": "bfloat16", "device_map": "auto"}, {"device_map": "cpu"}],
+    ids=str,
+)
+def test_precision_and_device_are_chosen_as_in_stock_pipelines(
+    ensemble: Path,
+    files: list[Path],
+    expected: list[Any],
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    detect = pipeline("deepfake-ensemble", model=ensemble, **settings)
+    assert detect.model.dtype == (torch.bfloat16 if "dtype" in settings else torch.float32)
+    for file, alone in zip(files, expected, strict=True):
+        assert detect(file)[0]["score"] == pytest.approx(alone[0]["score"], abs=0.02 if "dtype" in settings else 1e-6)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(
+    detect: DeepfakeEnsemblePipeline, files: list[Path], expected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    forward = detect.model.forward
+
+    def one_image_fits(pixel_values: torch.Tensor, **views: torch.Tensor) -> Any:
+        sizes.append(len(pixel_values))
+        if len(pixel_values) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(pixel_values, **views)
+
+    monkeypatch.setattr(detect.model, "forward", one_image_fits)
+    outputs = detect(files, batch_size=3)
+    assert sizes == [3, 2, 1, 1, 1]
+    assert [output[0]["score"] for output in outputs] == pytest.approx([one[0]["score"] for one in expected], abs=1e-6)
+
+
+@pytest.mark.parametrize(("fits", "largest"), [(5, 4), (8, 8), (10_000, 256)])
+def test_on_a_gpu_the_automatic_batch_is_the_largest_power_of_two_that_fits(
+    ensemble: Path, monkeypatch: pytest.MonkeyPatch, fits: int, largest: int
+) -> None:
+    detect = pipeline("deepfake-ensemble", model=str(ensemble), batch_size="auto")
+
+    def so_many_fit(pixel_values: torch.Tensor, **views: torch.Tensor) -> None:
+        if len(pixel_values) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(detect.model, "forward", so_many_fit)
+    monkeypatch.setattr(detect, "device", torch.device("cuda"))
+    monkeypatch.setattr(detect, "_ensure_tensor_on_device", lambda views, device: views)
+    assert detect._auto_batch_size == largest
+
+
+def test_what_is_no_vote_is_refused_as_score(detect: DeepfakeEnsemblePipeline, files: list[Path]) -> None:
+    with pytest.raises(ValueError, match="function_to_apply is 'none'"):
+        detect(files[0], function_to_apply="none")
+    assert detect(files[0], function_to_apply="softmax") == detect(files[0])
 
 
 def test_details_are_given_for_each_image_of_a_column(detect: DeepfakeEnsemblePipeline, files: list[Path]) -> None:
@@ -301,23 +369,8 @@ def test_any_order_of_imports_registers_the_task_and_the_auto_classes(
     assert "Falling back" not in done.stderr
 
 
-@pytest.mark.slow
-def test_the_checkpoint_loads_with_trust_where_the_package_is_not_installed(
-    ensemble: Path, files: list[Path], expected: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    code = (
-        "import sys; sys.modules['hf_deepfake'] = None; from transformers import pipeline; "
-        f"print(pipeline('image-classification', model={str(ensemble)!r}, trust_remote_code=True)({str(files[0])!r}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    scores = {score["label"]: score["score"] for score in eval(done.stdout)}
-    assert scores == pytest.approx({score["label"]: score["score"] for score in expected[0]}, abs=1e-6)
-
-
 def test_the_hub_code_does_not_import_the_package() -> None:
-    assert len(HUB_CODE) == 5
+    assert len(HUB_CODE) == 6
     for file in HUB_CODE:
         lines = [line.strip() for line in file.read_text().splitlines()]
         assert not [line for line in lines if line.startswith(("import hf_deepfake", "from hf_deepfake", "from .."))]

@@ -160,3 +160,29 @@ def test_the_most_suspicious_face_speaks_for_an_image(monkeypatch: pytest.Monkey
     every = next(score_images(model, processor, images, every_face=True))[1]
     np.testing.assert_allclose(every[:, 1] - every[:, 0], margins.max(1), atol=1e-5)
     assert margins.argmax(1).any()
+
+
+def test_threads_change_no_score_and_lose_no_error(
+    tiny_vit: ViTForImageClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    images = [draw_image(0, 0), b"no image", draw_image(1, 1), "missing.png", draw_image(1, 2)]
+    ((_, alone, _),) = score_images(tiny_vit, processor, images)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    ((indices, scores, errors),) = score_images(tiny_vit, processor, images)
+    assert (indices, set(errors)) == ([0, 2, 4], {1, 3})
+    np.testing.assert_array_equal(scores, alone)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_scored_all_the_same(tiny_vit: ViTForImageClassification) -> None:
+    processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    images = [draw_image(0, seed) for seed in range(3)]
+
+    def run(pixel_values: torch.Tensor) -> Any:
+        if len(pixel_values) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return tiny_vit(pixel_values)
+
+    ((_, expected, _),) = score_images(tiny_vit, processor, images)
+    ((_, scores, _),) = score_images(tiny_vit, processor, images, run=run)
+    np.testing.assert_allclose(scores, expected, atol=1e-6)

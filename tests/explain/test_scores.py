@@ -55,8 +55,9 @@ def log_odds(detector: LoadedDetector, views: Mapping[str, torch.Tensor]) -> flo
             "biases": [0.3, -0.2],
             "vote_calibrations": {"weighted": {"temperature": 0.6, "bias": 0.4}},
         },
+        {"voting": "weighted", "weights": [3.0, 1.0], "temperatures": [2.0, 0.7], "pooling": "log_odds"},
     ],
-    ids=["soft", "weighted and calibrated"],
+    ids=["soft", "weighted and calibrated", "pooled log-odds"],
 )
 def test_the_score_is_what_the_real_pipeline_says(settings: dict[str, Any]) -> None:
     detector = build_ensemble(**settings)

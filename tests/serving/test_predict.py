@@ -328,3 +328,77 @@ def test_views_of_test_time_augmentation_are_averaged(tmp_path: Path) -> None:
     for wrong in ({"tta": 0}, {"tta": 2, "every_face": True}):
         with pytest.raises(InputError, match=f"--tta {wrong['tta']}: must be 1"):
             predict(str(run), [image], **wrong)
+
+
+def test_a_cascade_gives_the_same_verdicts_with_fewer_members_and_says_how_many(
+    ensemble: Path, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, output = predict(str(ensemble), files, threshold=0.2), tmp_path / "scores.parquet"
+    files[2].write_text("no image")
+    flags = ["--cascade", "--threshold", 0.2, "--batch_size", 2, "--output", output]
+    assert run("--model", ensemble, *files, *flags) == 1
+    table = pd.read_parquet(output)
+    assert list(table) == [*COLUMNS, "members_run", "prob_fake_low", "prob_fake_high"]
+    assert table.loc[2, ["members_run", "prob_fake_low", "prob_fake_high"]].isna().all()
+    table, whole = table.drop(index=2), whole.drop(index=2)
+    assert table["label"].tolist() == whole["label"].tolist()
+    assert (table["prob_fake_low"] - 1e-6 <= whole["prob_fake"]).all()
+    assert (whole["prob_fake"] <= table["prob_fake_high"] + 1e-6).all()
+    spared, early = 1 - table["members_run"].sum() / 12, (table["members_run"] < 3).mean()
+    assert spared > 0
+    said = f"cascade: spared {spared:.0%} of the members' passes; {early:.0%} of the images were decided early"
+    assert said in capsys.readouterr().out.splitlines()
+
+
+def test_a_cascade_without_a_readable_image_spares_nothing(
+    ensemble: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--model", ensemble, draw_folder(tmp_path / "data", 0), "--cascade") == 2
+    (tmp_path / "text.jpg").write_text("no image")
+    assert run("--model", ensemble, tmp_path / "text.jpg", "--cascade") == 1
+    assert "cascade: no image to decide" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch_size", "0"], "--batch_size 0: must be 1 or more, or auto"),
+        (["--cascade_tolerance", "0.1"], "--cascade_tolerance 0.1: must be between 0 and 1, with --cascade"),
+        (["--cascade", "--cascade_tolerance", "2"], "--cascade_tolerance 2.0: must be between 0 and 1"),
+        (["--cascade", "--tta", "2"], "--cascade: asks each member about one view or not at all; leave"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_anything_is_loaded(
+    flags: list[str], message: str, files: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--model", "no/model", files[0], *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_cascade_needs_an_ensemble(files: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--cascade: .*vit is no ensemble but a single detector"):
+        predict(str(save_tiny_vit(tmp_path / "vit")), files, cascade=True)
+    with pytest.raises(InputError, match=r"--dtype int8: must be one of float32, bfloat16, float16, auto"):
+        predict("no/model", files, dtype="int8")
+    with pytest.raises(InputError, match=r"--batch_size many: must be 1 or more, or auto"):
+        predict("no/model", files, batch_size="many")
+
+
+@pytest.mark.parametrize("capability", ["avx512_f", "amx_bf16"])
+def test_auto_takes_half_precision_where_the_processor_has_it(
+    capability: str, ensemble: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = predict(str(ensemble), files)["prob_fake"]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
+    auto = predict(str(ensemble), files, dtype="auto", batch_size="auto")["prob_fake"]
+    assert auto.tolist() == pytest.approx(full.tolist(), abs=0.05)
+    assert (auto.sub(full).abs().max() > 1e-5) == (capability == "amx_bf16")
+
+
+def test_every_member_is_compiled_on_demand(
+    ensemble: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    predict(str(ensemble), files[:1], compile=True)
+    assert len(compiled) == 3

@@ -2,10 +2,14 @@
 
 import io
 import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import transformers
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -17,6 +21,10 @@ try:  # transformers asks for what is imported outside of such a block before it
     import simplejpeg
 except ImportError:
     simplejpeg = None
+
+
+_NORMALISATION = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+"""Settings of a processor of transformers that do not touch the geometry."""
 
 
 class UnreadableImageError(ValueError):
@@ -83,7 +91,9 @@ def _decoded(
         elif not isinstance(image, Image.Image):
             raise TypeError(f"a {type(image).__name__} is no image, path, address or bytes")
         image.load()
-        return _to_eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        return image if image.mode == "RGB" else _to_eight_bits(image).convert("RGB")
     except Exception as error:  # decoders raise anything from OSError to struct.error on damaged files
         reason = "not an image, or of an unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise UnreadableImageError(f"{name}: {reason}") from error
@@ -180,8 +190,57 @@ def reader_of(config: Any) -> ImageReader | None:
     return ImageReader(**getattr(config, "reading", {}))
 
 
+def check_views(config: Any, processor: Any) -> None:
+    """See that an image processor makes each view that a member of an ensemble reads.
+
+    Args:
+        config: Of a model; one that is no ensemble reads what its processor makes.
+        processor: Its image processor.
+
+    Raises:
+        ValueError: If a view is not made.
+    """
+    made = len(getattr(processor, "views", []))
+    without = [
+        f"{name} (view {view})"
+        for name, view in zip(getattr(config, "member_names", []), getattr(config, "member_views", []), strict=True)
+        if view >= made
+    ]
+    if without:
+        raise ValueError(
+            f"preprocessor_config.json: it makes {made} views of an image, and none for {', '.join(without)} of "
+            "config.json; copy both files again, or build the ensemble with hf-deepfake ensemble."
+        )
+
+
+def in_threads(function: Callable[[Any], Any], items: Sequence[Any], alone: bool = False) -> list[Any]:
+    """The function of each item, in as many threads as torch takes: decoders and resizers let go of Python's lock.
+
+    Args:
+        function: Its first exception is raised.
+        items: What it takes.
+        alone: One after the other in this thread instead.
+    """
+    threads = 1 if alone else min(len(items), torch.get_num_threads())  # 1 in a process of a DataLoader
+    if threads <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:  # not kept: after a fork its threads would be missing
+        return list(pool.map(function, items))
+
+
+class _Steps(NamedTuple):
+    """An image processor as two steps, of which several views may share the first."""
+
+    geometry: str  # equal where `cut` does the same
+    cut: Callable[[Image.Image], torch.Tensor]
+    finish: Callable[[torch.Tensor], torch.Tensor]
+
+
 class EnsembleImageProcessor(BaseImageProcessor):
-    """Decodes an image once and makes each distinct view (size, crop, normalisation) once.
+    """Decodes an image once, and resizes once for all views that differ in normalisation only.
+
+    The images of a batch are read and resized in threads and normalised together, to the same bits as by the members' own
+    processors.
 
     Args:
         views: The settings of the members' own image processors, without repetition, each with its
@@ -196,15 +255,42 @@ class EnsembleImageProcessor(BaseImageProcessor):
     def __init__(self, views: list[dict[str, Any]] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.views = views or []
-        self.processors = [_build_processor(view) for view in self.views]
-        readings = [view.get("reading", {}) for view in self.views]
+        try:
+            self._use(
+                [_build_processor(view) for view in self.views], [view.get("reading", {}) for view in self.views]
+            )
+        except ImportError:  # says what is to be installed
+            raise
+        except Exception as error:  # whatever a processor says to settings that it does not know
+            raise ValueError(
+                f"preprocessor_config.json: no image processor can be made of its views ({type(error).__name__}: {error}); "
+                "undo what was changed in it, or build the ensemble again with hf-deepfake ensemble."
+            ) from error
+
+    @classmethod
+    def of(cls, processor: BaseImageProcessor) -> "EnsembleImageProcessor":
+        """What makes the one view of a single detector as its own processor does; an ensemble's processor itself."""
+        if isinstance(processor, cls):
+            return processor
+        made = cls()
+        made._use([processor], [{}])
+        return made
+
+    def _use(self, processors: list[BaseImageProcessor], readings: list[dict[str, Any]]) -> None:
+        self.processors = processors
         self._readings = [readings.index(reading) for reading in readings]  # the first view that reads alike
         self._readers = {index: ImageReader(**readings[index]) for index in self._readings}
+        self._steps = [_steps(processor) for processor in processors]
 
     @property
     def scales_in_decoding(self) -> bool:
         """Whether a view has to see the encoded file, since it decodes JPEGs at a smaller scale."""
         return any(reader.smallest_side for reader in self._readers.values())
+
+    @property
+    def finds_faces(self) -> bool:
+        """Whether a view is cut out around a face: a detector's network is loaded anew in every thread."""
+        return any(reader.cropper for reader in self._readers.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Settings of the views, without the processors built from them."""
@@ -215,15 +301,31 @@ class EnsembleImageProcessor(BaseImageProcessor):
     def preprocess(self, images: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
         """Views of one image or a list of images (anything that `open_rgb` takes)."""
         listed = images if isinstance(images, list | tuple) else [images]
-        if not self.scales_in_decoding:
-            listed = [open_rgb(image) for image in listed]
-        read = {index: [reader(image) for image in listed] for index, reader in self._readers.items()}
-        return BatchFeature(
-            {
-                view_key(index): processor(read[reading], return_tensors="pt")["pixel_values"]
-                for index, (processor, reading) in enumerate(zip(self.processors, self._readings, strict=True))
-            }
-        )
+        return BatchFeature(self.finish(in_threads(self.cut, listed, alone=self.finds_faces)))
+
+    def cut(self, image: Any) -> dict[tuple[int, str], torch.Tensor]:
+        """What an image's views are made of: pixels of shape `(3, height, width)`, mostly of 8 bits.
+
+        Args:
+            image: Anything that `open_rgb` takes.
+        """
+        opened = image if self.scales_in_decoding else open_rgb(image)
+        read = {index: reader(opened) for index, reader in self._readers.items()}
+        distinct = dict(zip(self._cuts, self._steps, strict=True))
+        return {(reading, name): steps.cut(read[reading]) for (reading, name), steps in distinct.items()}
+
+    def finish(self, cuts: Sequence[Mapping[tuple[int, str], torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The views of images that were cut."""
+        stacked = {key: torch.stack([cut[key] for cut in cuts]) for key in set(self._cuts)}
+        return {
+            view_key(index): steps.finish(stacked[key])
+            for index, (steps, key) in enumerate(zip(self._steps, self._cuts, strict=True))
+        }
+
+    @property
+    def _cuts(self) -> list[tuple[int, str]]:
+        """How each view's image is read, and the geometry that it is brought to."""
+        return [(reading, steps.geometry) for reading, steps in zip(self._readings, self._steps, strict=True)]
 
 
 def view_key(index: int) -> str:
@@ -235,9 +337,57 @@ def _build_processor(view: dict[str, Any]) -> BaseImageProcessor:
     settings = {key: value for key, value in view.items() if key != "reading"}
     name = settings.pop("image_processor_type")
     if not name.isidentifier() or "ImageProcessor" not in name or not hasattr(transformers, name):
-        raise ValueError(f"preprocessor_config.json: transformers {transformers.__version__} has no {name!r}.")
+        raise ValueError(f"transformers {transformers.__version__} has no {name!r}")
     processor: BaseImageProcessor = getattr(transformers, name)(**settings)
     return processor
+
+
+def _steps(processor: Any) -> _Steps:
+    """The two steps of a processor; where they do not give its very bits on noise, the first does all."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(97, 131, 3), dtype=np.uint8))
+    whole = _Steps(f"{id(processor)}", partial(_processed, processor), _as_it_is)
+    try:
+        timm = type(processor).__name__ == "TimmWrapperImageProcessor"
+        steps = _timm_steps(processor) if timm else _transformers_steps(processor)
+        same = torch.equal(steps.finish(steps.cut(noise)[None])[0], whole.cut(noise))
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return whole
+    return steps if same else whole
+
+
+def _timm_steps(processor: Any) -> _Steps:
+    *geometry, _, normalise = processor.val_transforms.transforms
+    return _Steps(repr(geometry), partial(_resized, geometry), partial(_normalised, normalise))
+
+
+def _transformers_steps(processor: Any) -> _Steps:
+    settings = {name: value for name, value in processor.to_dict().items() if name not in _NORMALISATION}
+    normalisation = {name: getattr(processor, name) for name in _NORMALISATION}
+    mean, std = tuple(normalisation.pop("image_mean")), tuple(normalisation.pop("image_std"))
+    return _Steps(
+        repr(settings),
+        partial(_processed, processor, do_rescale=False, do_normalize=False),
+        partial(processor.rescale_and_normalize, image_mean=mean, image_std=std, **normalisation),
+    )
+
+
+def _resized(geometry: list[Any], image: Image.Image) -> torch.Tensor:
+    for step in geometry:
+        image = step(image)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _normalised(normalise: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+    return normalise(pixels.contiguous().float().div_(255))
+
+
+def _processed(processor: Any, image: Image.Image, **settings: bool) -> torch.Tensor:
+    found: torch.Tensor = processor([image], return_tensors="pt", **settings)["pixel_values"][0]
+    return found
+
+
+def _as_it_is(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels
 
 
 EnsembleImageProcessor.register_for_auto_class()

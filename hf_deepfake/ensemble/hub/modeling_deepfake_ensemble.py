@@ -1,20 +1,35 @@
 """The voted ensemble as one model."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForImageClassification, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
 from .configuration_deepfake_ensemble import EnsembleConfig
 from .image_processing_deepfake_ensemble import view_key
+from .members_deepfake_ensemble import CURE, build_member, refuse_other_weights, without_report
 
 _SMALLEST_PROBABILITY = 1e-7  # keeps the log of a unanimous hard vote finite
+_LARGEST_LOG_ODDS = math.log((1 - _SMALLEST_PROBABILITY) / _SMALLEST_PROBABILITY)
 
-VOTE_SETTINGS = ("temperatures", "biases", "isotonic", "weights", "member_thresholds", "vote_calibrations")
+_SURE = 1e4  # a logit beyond which no calibration tells a difference
+_ROUNDING = 1e-6  # by which a vote computed twice may differ
+
+_INSTRUCTIONS = {
+    torch.bfloat16: ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"),
+    torch.float16: ("amx_fp16", "avx512_fp16", "fp16_arith"),
+}
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+
+_LOGGER = logging.get_logger(__name__)
+
+VOTE_SETTINGS = ("temperatures", "biases", "isotonic", "weights", "member_thresholds", "vote_calibrations", "pooling")
 """What of an ensemble's configuration `vote` takes."""
 
 
@@ -50,10 +65,34 @@ def member_probabilities(
     isotonic: Sequence[Any] | None = None,
 ) -> torch.Tensor:
     """Each member's calibrated probability of fake, shape `(images, members)`, from logits `(images, members, 2)`."""
+    settings = _of_each(member_logits, temperatures, biases, isotonic)
+    return torch.stack([calibrated(*member) for member in settings], dim=1)
+
+
+def _member_log_odds(
+    member_logits: torch.Tensor,
+    temperatures: Sequence[float],
+    biases: Sequence[float] | None,
+    isotonic: Sequence[Any] | None,
+) -> torch.Tensor:
+    """Log-odds of `member_probabilities`; single precision would lose those of a probability near 1."""
+    each = [
+        log_odds / temperature + bias if curve is None else calibrated(log_odds, isotonic=curve).logit()
+        for log_odds, temperature, bias, curve in _of_each(member_logits, temperatures, biases, isotonic)
+    ]
+    return torch.stack(each, dim=1).clamp(-_LARGEST_LOG_ODDS, _LARGEST_LOG_ODDS)
+
+
+def _of_each(
+    member_logits: torch.Tensor,
+    temperatures: Sequence[float],
+    biases: Sequence[float] | None,
+    isotonic: Sequence[Any] | None,
+) -> Iterator[tuple[torch.Tensor, float, float, Any]]:
+    """Log-odds, temperature, bias and curve of each member."""
     count = member_logits.shape[1]
     log_odds = (member_logits[..., 1] - member_logits[..., 0]).unbind(dim=1)
-    settings = zip(log_odds, temperatures, biases or [0.0] * count, isotonic or [None] * count, strict=True)
-    return torch.stack([calibrated(*member) for member in settings], dim=1)
+    return zip(log_odds, temperatures, biases or [0.0] * count, isotonic or [None] * count, strict=True)
 
 
 def vote(
@@ -66,11 +105,13 @@ def vote(
     biases: Sequence[float] | None = None,
     isotonic: Sequence[Any] | None = None,
     vote_calibrations: Mapping[str, Mapping[str, Any]] | None = None,
+    pooling: str | None = None,
 ) -> torch.Tensor:
     """Probability of fake that the members vote for.
 
     With `p_i` the calibrated probability of a member, `softmax(logits_i / T_i)` unless another calibration was asked
-    for: the soft vote is the mean of `p_i`; the weighted vote `Σ w_i p_i / Σ w_i`; the hard vote the share of members
+    for: the soft vote is the mean of `p_i`; the weighted vote `Σ w_i p_i / Σ w_i`, or with log-odds pooled
+    `sigmoid(Σ w_i logit(p_i) / Σ w_i)`; the hard vote the share of members
     with `p_i ≥ t_i`. An even split of the hard vote is decided by the soft vote: its share of 0.5 is moved towards
     the soft vote, by less than half a member, so that the order of all other scores is kept.
 
@@ -86,11 +127,19 @@ def vote(
         biases: One a member, see `calibrated`; none by default.
         isotonic: A curve or None for each member, see `calibrated`; none by default.
         vote_calibrations: Arguments of `calibrated` by kind of voting.
+        pooling: What the weighted vote averages: `probability` (by default) or `log_odds`.
 
     Returns:
         Shape `(images,)`, in [0, 1].
     """
     members = member_logits.shape[1]
+    smallest = _SMALLEST_PROBABILITY
+    calibration = (vote_calibrations or {}).get(voting)
+    if voting == "weighted" and pooling == "log_odds":
+        log_odds = _member_log_odds(member_logits, temperatures, biases, isotonic)
+        shares = _row(weights, log_odds)
+        pooled = (log_odds * shares).sum(dim=1) / shares.sum()
+        return calibrated(pooled, **(calibration or {})).clamp(smallest, 1 - smallest)
     prob_fake = member_probabilities(member_logits, temperatures=temperatures, biases=biases, isotonic=isotonic)
     soft = prob_fake.mean(dim=1)
     if voting == "hard":
@@ -104,10 +153,8 @@ def vote(
         voted = (prob_fake * shares).sum(dim=1) / shares.sum()
     else:
         raise ValueError(f"voting is {voting!r}; it must be soft, hard or weighted.")
-    calibration = (vote_calibrations or {}).get(voting)
     if calibration is None:
         return voted
-    smallest = _SMALLEST_PROBABILITY
     return calibrated(voted.clamp(smallest, 1 - smallest).logit(), **calibration).clamp(smallest, 1 - smallest)
 
 
@@ -142,6 +189,21 @@ class EnsembleOutput(ModelOutput):
     member_logits: torch.Tensor | None = None
 
 
+@dataclass
+class CascadeOutput(ModelOutput):
+    """What the ensemble says of images of which not every member was asked.
+
+    Args:
+        logits: Log of what the members that were asked vote for, within the bounds; shape `(images, 2)`.
+        members_run: How many were asked, shape `(images,)`.
+        bounds: Lowest and highest probability of fake that all members can vote for, shape `(images, 2)`.
+    """
+
+    logits: torch.Tensor | None = None
+    members_run: torch.Tensor | None = None
+    bounds: torch.Tensor | None = None
+
+
 class EnsembleForImageClassification(PreTrainedModel):
     """Detectors that vote: each sees its own view of the image, and `logits` is the log of their vote."""
 
@@ -152,12 +214,32 @@ class EnsembleForImageClassification(PreTrainedModel):
     def __init__(self, config: EnsembleConfig) -> None:
         super().__init__(config)
         self.members = nn.ModuleList(
-            AutoModelForImageClassification.from_config(
-                CONFIG_MAPPING[member["model_type"]].from_dict({k: v for k, v in member.items() if k != "dtype"})
-            )
-            for member in config.members
+            build_member(name, member) for name, member in zip(config.member_names, config.members, strict=True)
         )
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """Load an ensemble whole or not at all; transformers alone would fill gaps with random numbers and warn.
+
+        Raises:
+            ValueError: If the weights are damaged, or not those of the members that the configuration lists.
+        """
+        kwargs["ignore_mismatched_sizes"] = True  # refused below, with the member's name
+        try:
+            with without_report():
+                loaded: Any = super().from_pretrained(
+                    pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+                )
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise ValueError(f"model.safetensors is damaged ({error}); {CURE}.") from error
+        model, info = loaded
+        refuse_other_weights(model.config.member_names, info)
+        return loaded if output_loading_info else model
 
     def forward(
         self,
@@ -175,23 +257,142 @@ class EnsembleForImageClassification(PreTrainedModel):
             views: The other views as `pixel_values_1`, `pixel_values_2`, …, as the image processor names them.
         """
         views["pixel_values"] = pixel_values
-        outputs = []
-        for member, view, fake_column in zip(
-            self.members, self.config.member_views, self.config.fake_columns, strict=True
-        ):
-            logits = member(pixel_values=views[view_key(view)]).logits.float()
-            outputs.append(logits if fake_column == 1 else logits.flip(-1))
-        member_logits = torch.stack(outputs, dim=1)
-        prob_fake = vote(
-            member_logits,
-            voting=self.config.voting,
-            **{name: getattr(self.config, name) for name in VOTE_SETTINGS},
-        )
-        both = torch.stack([1 - prob_fake, prob_fake], dim=-1)
-        logits = both.clamp(min=_SMALLEST_PROBABILITY).log()
+        everyone = range(len(self.members))
+        member_logits = torch.stack([self._member_logits(index, views) for index in everyone], dim=1)
+        logits = _log(self._vote(member_logits, everyone))
         loss = None if labels is None else nn.functional.nll_loss(logits, labels)
         output = EnsembleOutput(loss=loss, logits=logits, member_logits=member_logits)
         return output.to_tuple() if return_dict is False else output
+
+    def cascade(
+        self, pixel_values: torch.Tensor, threshold: float | None = None, tolerance: float = 0.0, **views: Any
+    ) -> CascadeOutput:
+        """Ask the members one after the other, the smallest first, and stop for an image once its verdict is certain.
+
+        It is certain when the vote falls on the same side whether all members that are left were sure of real or sure of
+        fake, since every kind of vote rises with each member's log-odds. So the verdict is that of `forward`, whose
+        probability lies within `bounds`.
+
+        Args:
+            pixel_values: As for `forward`, like `views`.
+            threshold: Probability from which the verdict is fake; by default the stored one, with its band of uncertain
+                verdicts.
+            tolerance: Stop as well where the bounds are at most this far apart: no probability is off by more, but a
+                verdict this close to the threshold can change.
+            views: The other views.
+        """
+        views["pixel_values"] = pixel_values
+        order, count = self._by_cost(), len(pixel_values)
+        sure = torch.full((count, len(order), 2), _SURE, device=pixel_values.device)
+        lowest = torch.stack([sure[..., 0], -sure[..., 1]], dim=-1)  # every member that was not asked says real
+        highest = -lowest
+        bounds = sure.new_zeros(count, 2)
+        prob_fake, members_run = sure.new_zeros(count), torch.zeros(count, dtype=torch.long, device=sure.device)
+        undecided = torch.arange(count, device=sure.device)
+        for run, index in enumerate(order, start=1):
+            logits = self._member_logits(index, {name: view[undecided] for name, view in views.items()})
+            lowest[undecided, index] = highest[undecided, index] = logits
+            low, high = (self._vote(logits[undecided], range(len(order))) for logits in (lowest, highest))
+            bounds[undecided] = torch.stack([low, high], dim=1)
+            prob_fake[undecided] = self._vote(lowest[undecided][:, order[:run]], order[:run]).clamp(low, high)
+            members_run[undecided] = run
+            undecided = undecided[~self._certain(low, high, threshold, tolerance)]
+            if not len(undecided):
+                break
+        return CascadeOutput(logits=_log(prob_fake), members_run=members_run, bounds=bounds)
+
+    def _member_logits(self, index: int, views: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        view = views[view_key(self.config.member_views[index])]
+        member: Any = self.members[index]
+        logits: torch.Tensor = member(pixel_values=view).logits.float()
+        return logits if self.config.fake_columns[index] == 1 else logits.flip(-1)
+
+    def _vote(self, member_logits: torch.Tensor, members: Sequence[int]) -> torch.Tensor:
+        """The vote of some members on their own."""
+        settings = {name: getattr(self.config, name) for name in VOTE_SETTINGS}
+        of_these: dict[str, Any] = {
+            name: [value[index] for index in members] if isinstance(value, list) else value
+            for name, value in settings.items()
+        }
+        return vote(member_logits, voting=self.config.voting, **of_these)
+
+    def _by_cost(self) -> list[int]:
+        """Members by their number of parameters; at the end those that have no say."""
+        weights = self.config.weights if self.config.voting == "weighted" else [1.0] * len(self.members)
+        costs = [sum(weight.numel() for weight in member.parameters()) for member in self.members]
+        return sorted(range(len(costs)), key=lambda index: (weights[index] == 0, costs[index]))
+
+    def _certain(
+        self, low: torch.Tensor, high: torch.Tensor, threshold: float | None, tolerance: float
+    ) -> torch.Tensor:
+        """Whether every vote between two gets the same verdict; rounding must not decide."""
+        band = self.config.uncertain_band if threshold is None else None
+        threshold = self.config.threshold if threshold is None else threshold
+        start, end = band if band is not None else (threshold, threshold)
+        low, high = low - _ROUNDING, high + _ROUNDING
+        close = high - low <= tolerance + 2 * _ROUNDING
+        return (high < start) | (low >= end) | ((start < low) & (high < end)) | close
+
+
+def _log(prob_fake: torch.Tensor) -> torch.Tensor:
+    """Logits whose softmax it is, shape `(images, 2)`, columns real and fake."""
+    return torch.stack([1 - prob_fake, prob_fake], dim=-1).clamp(min=_SMALLEST_PROBABILITY).log()
+
+
+def speed_up(model: PreTrainedModel, dtype: torch.dtype | None = None) -> None:
+    """Bring a detector or an ensemble that is only to score into the form in which it is fastest.
+
+    Networks with convolutions and batch normalisation, and in half precision all others, get their weights in
+    channels-last order, which changes scores by rounding only.
+
+    Args:
+        model: On the device where it is to run.
+        dtype: The model's own by default. One that the device has no instructions for is slower than float32 and no more
+            exact, so float32 is taken instead, with a warning.
+    """
+    taken = dtype or model.dtype
+    if not has_instructions_for(taken, model.device):
+        _LOGGER.warning(f"This {model.device.type} has no instructions for {taken}; scoring in float32.")
+        taken = torch.float32
+    if taken != model.dtype:
+        model.to(taken)  # type: ignore[arg-type]
+    for member in getattr(model, "members", [model]):
+        normalised = any(isinstance(module, nn.BatchNorm2d) for module in member.modules())
+        if normalised or taken != torch.float32:
+            member.to(memory_format=torch.channels_last)
+
+
+def has_instructions_for(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device computes in that precision itself, as far as torch knows it."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        return bool(torch.cuda.get_device_capability(device) >= (8, 0))
+    if device.type != "cpu" or dtype not in _INSTRUCTIONS:
+        return True
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(known.get(name, False) for name in _INSTRUCTIONS[dtype])
+
+
+def run_within_memory(
+    run: Callable[..., Mapping[str, torch.Tensor | None]], inputs: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Outputs of a batch, in halves where it does not fit into memory, which is said.
+
+    Args:
+        run: Takes the inputs as keyword arguments, and gives tensors with one row for each of theirs.
+        inputs: Tensors of the same number of rows.
+    """
+    rows = len(next(iter(inputs.values())))
+    try:
+        return {name: value for name, value in run(**inputs).items() if value is not None}
+    except RuntimeError as error:
+        if rows == 1 or not any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise
+    _LOGGER.warning(f"A batch of {rows} does not fit into memory; going on with {-(-rows // 2)} at a time.")
+    torch.cuda.empty_cache()
+    sizes = [-(-rows // 2), rows // 2]
+    parts = zip(*(value.split(sizes) for value in inputs.values()), strict=True)
+    halves = [run_within_memory(run, dict(zip(inputs, part, strict=True))) for part in parts]
+    return {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
 
 
 EnsembleConfig.register_for_auto_class()
