@@ -21,6 +21,7 @@ COMMANDS = {
     "explain": ("hf_deepfake.explain.gallery", "save heatmaps of what a detector looked at, and check them"),
     "monitor": ("hf_deepfake.evaluation.monitor", "tell whether images or scores of a deployed detector have drifted"),
     "synthesize": ("hf_deepfake.data.synthesis", "make self-blended fakes of real photographs"),
+    "push": ("hf_deepfake.publishing.push", "put a run or an ensemble on the Hub, with its card"),
 }
 
 USAGE = "\n".join(

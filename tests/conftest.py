@@ -1,16 +1,21 @@
 """Tiny models and images, built here; nothing reaches the network."""
 
+import functools
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from standin_hub import StandInHub
 from transformers import (
     PreTrainedModel,
     ViTConfig,
@@ -20,6 +25,8 @@ from transformers import (
 
 from hf_deepfake import labels
 from hf_deepfake.data.loading import load_splits
+from hf_deepfake.ensemble.building import build_ensemble
+from hf_deepfake.evaluation.metrics import bootstrap_intervals
 from hf_deepfake.evaluation.predictions import predictions_table, save_predictions, score_images
 from hf_deepfake.models.detector import load_detector, new_detector
 from hf_deepfake.recipe import DataArguments, ModelArguments
@@ -123,3 +130,35 @@ def runs(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> list[P
         save_tiny_vit(root / "vit", 24),
     ]
     return [add_predictions(run, image_folder) for run in members]
+
+
+@pytest.fixture(scope="session")
+def ensemble(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The three members voted and measured, with an uncertain band; its intervals are rough."""
+    folder = tmp_path_factory.mktemp("built") / "ensemble"
+    with pytest.MonkeyPatch.context() as patch:
+        few = functools.partial(bootstrap_intervals, resamples=20)
+        patch.setattr("hf_deepfake.evaluation.benchmark.bootstrap_intervals", few)
+        build_ensemble(runs, folder, voting="soft", target_error=0.2)
+    return folder
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    """A stand-in Hub that huggingface_hub's own client talks to in this test, as a user who may write."""
+    server = StandInHub()
+    monkeypatch.setenv("HF_TOKEN", "may-write")
+    for name, value in {
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "ENDPOINT": server.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": os.path.join(os.environ["HF_HOME"], "hub"),
+    }.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    for name, value in {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": False}.items():
+        monkeypatch.setattr(datasets.config, name, value)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", os.path.join(os.environ["HF_HOME"], "datasets"))
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # keeps the address that it was made with
+    yield server
+    server.close()

@@ -1,1 +1,1 @@
-"""Model cards."""
+"""Model cards, and what is uploaded to the Hub."""
