@@ -112,7 +112,8 @@ class ModelArguments:
     _argument_group_name = "Model"
 
     model_name_or_path: str = dataclasses.field(
-        metadata={"help": "Hub id, checkpoint folder, or bare timm name (random weights unless --pretrained)."}
+        default="",
+        metadata={"help": "Hub id, checkpoint folder, or bare timm name (random weights unless --pretrained)."},
     )
     model_revision: str | None = dataclasses.field(default=None, metadata={"help": "Git revision on the Hub."})
     pretrained: bool = dataclasses.field(
@@ -148,6 +149,21 @@ class ModelArguments:
     channels_last: bool = dataclasses.field(
         default=False, metadata={"help": "Channels-last memory: faster convolutions, measure it."}
     )
+    head: str = dataclasses.field(
+        default="linear",
+        metadata={
+            "help": "linear, or mlp: hidden layers of --head_layers units. A checkpoint with the latter brings code with it."
+        },
+    )
+    head_layers: list[int] = dataclasses.field(
+        default_factory=list, metadata={"help": "Units of each hidden layer of an mlp head."}
+    )
+    head_dropout: list[float] = dataclasses.field(
+        default_factory=list, metadata={"help": "Dropout after each hidden layer of an mlp head; none by default."}
+    )
+    head_batch_norm: bool = dataclasses.field(
+        default=False, metadata={"help": "Batch norm after the first hidden layer of an mlp head."}
+    )
 
 
 @dataclasses.dataclass
@@ -163,6 +179,129 @@ class FittingArguments:
         default=None, metadata={"help": "Step schedule: epochs between two drops of the learning rate."}
     )
     lr_step_gamma: float = dataclasses.field(default=0.1, metadata={"help": "Step schedule: factor of each drop."})
+    lr_milestones: list[str] = dataclasses.field(
+        default_factory=list,
+        metadata={
+            "help": "Piecewise-constant schedule as EPOCH:RATE, for example 2:0.0001 15:0.00001: each rate from the "
+            "end of its epoch on, --learning_rate before."
+        },
+    )
+    ema_decay: float | None = dataclasses.field(
+        default=None,
+        metadata={"help": "Evaluate and keep a moving average of the weights, for example 0.999."},
+    )
+    class_weights: list[str] = dataclasses.field(
+        default_factory=list,
+        metadata={"help": "Weights of real and fake images in the loss: two numbers, or balanced."},
+    )
+    focal_gamma: float = dataclasses.field(
+        default=0.0, metadata={"help": "Focal loss: exponent that leaves the loss to hard images; 0 switches it off."}
+    )
+    balanced_sampling: str | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "Draw real and fake images equally often (class), or every source of each as well (source)."
+        },
+    )
+
+
+@dataclasses.dataclass
+class TuningArguments:
+    """What of the network is trained, how fast, and what it has to see."""
+
+    _argument_group_name = "What is trained"
+
+    train: str = dataclasses.field(
+        default="full",
+        metadata={"help": "probe (the head), head+N (and the last N blocks), lora (the head, and adapters), or full."},
+    )
+    unfreeze_at: list[str] = dataclasses.field(
+        default_factory=list,
+        metadata={"help": "What is trained from when on, as EPOCHS:WHAT, for example 3:head+2 6:full."},
+    )
+    layer_decay: float | None = dataclasses.field(
+        default=None,
+        metadata={"help": "Factor on the learning rate from each block to the one below it, for example 0.75."},
+    )
+    lora_rank: int | None = dataclasses.field(default=None, metadata={"help": "Rank of the adapters; 8 by default."})
+    lora_alpha: int | None = dataclasses.field(
+        default=None, metadata={"help": "Adapters count alpha / rank; twice the rank by default."}
+    )
+    fourier_weight: float = dataclasses.field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the loss of a head that predicts the image's spectrum, in training alone; 0: no head."
+        },
+    )
+    fourier_growth: float | None = dataclasses.field(
+        default=None, metadata={"help": "By which that weight grows each epoch; by default it is the same in all."}
+    )
+
+
+@dataclasses.dataclass
+class DistillationArguments:
+    """What a student learns from besides the labels."""
+
+    _argument_group_name = "Distillation"
+
+    teacher: str | None = dataclasses.field(
+        default=None, metadata={"help": "Detector or ensemble to learn from: checkpoint folder or Hub id."}
+    )
+    teacher_revision: str | None = dataclasses.field(default=None, metadata={"help": "Git revision on the Hub."})
+    distillation_alpha: float = dataclasses.field(
+        default=0.5, metadata={"help": "Share of the teacher in the loss; the labels have the rest."}
+    )
+    distillation_temperature: float = dataclasses.field(
+        default=4.0, metadata={"help": "What both logits are divided by; 1 and more."}
+    )
+    distillation_temperature_decay: float = dataclasses.field(
+        default=1.0, metadata={"help": "Factor on the temperature after each epoch, down to a temperature of 1."}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.distillation_alpha <= 1:
+            raise InputError(f"--distillation_alpha {self.distillation_alpha}: a share is between 0 and 1.")
+        if not self.distillation_temperature >= 1:
+            raise InputError(f"--distillation_temperature {self.distillation_temperature}: cannot be below 1.")
+        if not 0 < self.distillation_temperature_decay <= 1:
+            raise InputError(
+                f"--distillation_temperature_decay {self.distillation_temperature_decay}: a factor above 0, at most 1."
+            )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if self.teacher is None and value != field.default:
+                raise InputError(f"--{field.name} {value}: does nothing without --teacher.")
+
+
+@dataclasses.dataclass
+class ContinuingArguments:
+    """Going on: with an interrupted run, or from an earlier detector."""
+
+    _argument_group_name = "Going on from an earlier run"
+
+    resume_anyway: bool = dataclasses.field(
+        default=False,
+        metadata={"help": "With --resume_from_checkpoint: also with other data or another recipe than it began with."},
+    )
+    keep_checkpoints: bool = dataclasses.field(
+        default=False, metadata={"help": "Keep the folders checkpoint-N of a finished run; they take much space."}
+    )
+    init_from: str | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "Run directory of an earlier detector to go on from with new data; takes the place of "
+            "--model_name_or_path. The earlier run is only read."
+        },
+    )
+    replay_share: float = dataclasses.field(
+        default=0.2, metadata={"help": "Of --init_from: share of its training images to train on again."}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.replay_share <= 1:
+            raise InputError(f"--replay_share {self.replay_share}: a share is between 0 and 1.")
+        if self.init_from is None and self.replay_share != 0.2:
+            raise InputError(f"--replay_share {self.replay_share}: does nothing without --init_from.")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -235,10 +374,11 @@ def _recipe_flags(path: Path, known: Collection[str]) -> list[str]:
     return flags
 
 
-def save_recipe(arguments: Sequence[Any], path: Path) -> None:
-    """Write what a run was made with, so that `--config` makes it again.
+def resolved_recipe(arguments: Iterable[Any]) -> dict[str, Any]:
+    """What a run is made with, as the keys of a recipe.
 
-    Every key of ours that has a value stands in it, and Trainer's where they differ from our defaults; never a token.
+    Every key of ours that has a value stands in it, and Trainer's where they differ from our defaults; never a token,
+    nor how a run is resumed.
     """
     recipe: dict[str, Any] = {}
     for group in arguments:
@@ -249,7 +389,26 @@ def save_recipe(arguments: Sequence[Any], path: Path) -> None:
             plain = isinstance(value, str | int | float | list | dict)
             if not field.init or not plain or value == [] or field.name.endswith("token"):
                 continue
+            if field.name in ("resume_from_checkpoint", "resume_anyway"):
+                continue
             if ours or not (value == field.default or (field.default in (None, "none", "") and not value)):
                 recipe[field.name] = value
+    return recipe
+
+
+def default_recipe(arguments: Iterable[Any]) -> dict[str, Any]:
+    """The values of the keys that `resolved_recipe` leaves out."""
+    fields = [field for group in arguments for field in dataclasses.fields(group)]
+    made = {
+        field.name: field.default_factory() for field in fields if field.default_factory is not dataclasses.MISSING
+    }
+    given = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    return made | given
+
+
+def save_recipe(arguments: Sequence[Any], path: Path) -> None:
+    """Write what a run is made with, so that `--config` makes it again."""
     with whole(path) as partial:
-        partial.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        partial.write_text(
+            yaml.safe_dump(resolved_recipe(arguments), sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from hf_deepfake.data.transforms import collate
@@ -41,7 +42,9 @@ class MixingCollator:
         if self.mix is None:
             return batch
         if torch.rand(()) < self.mix_prob:
-            pixel_values, labels = self.mix(batch["pixel_values"], batch["labels"])
-            return {"pixel_values": pixel_values, "labels": labels}
+            labels = batch.pop("labels")
+            views, labels = self.mix([tv_tensors.Image(view) for view in batch.values()], labels)
+            mixed = {name: view.as_subclass(torch.Tensor) for name, view in zip(batch, views, strict=True)}
+            return mixed | {"labels": labels}
         soft = torch.nn.functional.one_hot(batch["labels"], len(NAMES)).to(batch["pixel_values"].dtype)
         return batch | {"labels": soft}

@@ -11,6 +11,7 @@ from datasets import DatasetDict, Image, IterableDataset
 from torch.utils import data as torch_data
 
 from hf_deepfake.data.loading import groups_of, in_splits
+from hf_deepfake.data.seeding import derived_seed, drawing_from
 from hf_deepfake.data.shards import hold, open_streams
 from hf_deepfake.data.splitting import check_classes
 from hf_deepfake.data.tables import find_columns, name_in_shard, read_labels, standardise
@@ -95,7 +96,7 @@ class TrainingStream(torch_data.IterableDataset[dict[str, Any]]):
         self.seed = seed
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Items of `pixel_values` and `labels`.
+        """Items of `pixel_values`, `labels`, `file` and the `draw` that they were changed by.
 
         Raises:
             InputError: If a shard cannot be read on, a row's label cannot be told, or no image can be read.
@@ -103,8 +104,10 @@ class TrainingStream(torch_data.IterableDataset[dict[str, Any]]):
         for passed in itertools.count():
             read, unreadable = 0, 0
             for row in self._shuffled(passed):
+                draw = derived_seed(self.seed, passed, row["file"])
                 try:
-                    batch = self.transform({name: [value] for name, value in row.items()})
+                    with drawing_from(draw):
+                        batch = self.transform({name: [value] for name, value in row.items()})
                 except UnreadableImageError as error:
                     unreadable += 1
                     if passed == 0 and unreadable <= _MOST_LISTED:
@@ -113,7 +116,7 @@ class TrainingStream(torch_data.IterableDataset[dict[str, Any]]):
                         break
                 else:
                     read += 1
-                    yield {name: values[0] for name, values in batch.items()}
+                    yield {name: values[0] for name, values in batch.items()} | {"draw": draw, "file": row["file"]}
             if unreadable and not read:
                 raise InputError(
                     f"none of the first {unreadable} training images can be read; the reasons stand above."

@@ -1,7 +1,7 @@
 """From undecoded rows to `pixel_values`: one path for training, evaluation and inference."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,7 @@ class ImageTransform:
         arguments: Augmentation, for training images; None for all others.
         reader: How the checkpoint reads an image before its processor sees it.
         faces: Finds the faces that self-blended fakes are made of; None for the middle of the image.
+        others: Makes further views of the augmented image, such as a teacher's, by the name of each.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class ImageTransform:
         arguments: AugmentationArguments | None = None,
         reader: ImageReader | None = None,
         faces: FaceCropper | None = None,
+        others: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
     ) -> None:
         self.processor = processor
+        self.others = others or {}
         self.reader = reader or ImageReader()
         self.faces = faces
         self.augmented = arguments is not None
@@ -56,29 +59,33 @@ class ImageTransform:
     def __call__(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Replace the column `image` of a batch by `pixel_values`, each of shape `(3, height, width)`.
 
-        A row with a `blend_seed` becomes the self-blended fake of that seed.
+        A row with a `blend_seed` becomes the self-blended fake of that seed. What a teacher says of a row (`teacher_…`)
+        stays with it.
         """
         seeds = rows.get("blend_seed", [None] * len(rows["image"]))
-        pixel_values, labels = [], []
+        made: dict[str, list[Any]] = {name: [] for name in ("pixel_values", "labels", *self.others)}
         for image, label, seed in zip(rows["image"], rows["label"], seeds, strict=True):
             if label == REAL and self.self_blend_prob > 0 and torch.rand(()) < self.self_blend_prob:
                 label, seed = FAKE, int(torch.randint(2**62, ()))
             if seed is not None:
                 image = self._blended(image, seed)
-            pixel_values.append(self._augmented(image) if self.augmented else self._plain(image))
-            labels.append(label)
-        return {"pixel_values": pixel_values, "labels": labels}
+            views = self._augmented(image) if self.augmented else {"pixel_values": self._plain(image)}
+            for name, value in (views | {"labels": label}).items():
+                made[name].append(value)
+        said = {name: values for name, values in rows.items() if name.startswith("teacher_")}
+        return made | {name: [torch.tensor(value) for value in values] for name, values in said.items()}
 
     def _plain(self, image: Any) -> torch.Tensor:
         found: torch.Tensor = self.processor([self.reader(image)], return_tensors="pt")["pixel_values"][0]
         return found
 
-    def _augmented(self, image: Any) -> torch.Tensor:
+    def _augmented(self, image: Any) -> dict[str, torch.Tensor]:
         pixels = torch.from_numpy(self.reader.pixels(image)).permute(2, 0, 1)
         if self.augment is not None:
             pixels = self.augment(pixels)
-        pixels = self.view(pixels)
-        return self.crop(pixels) if self.crop is not None else pixels
+        view = self.view(pixels)
+        others = {name: other(pixels) for name, other in self.others.items()}
+        return {"pixel_values": self.crop(view) if self.crop is not None else view} | others
 
     def _blended(self, image: Any, seed: int) -> Image.Image:
         opened = open_rgb(image)
@@ -191,8 +198,11 @@ def _process(processor: BaseImageProcessor, pixels: torch.Tensor) -> torch.Tenso
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stack rows to `pixel_values`, shape `(images, 3, height, width)`, and `labels`, shape `(images,)`."""
-    return {
-        "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
-        "labels": torch.tensor([row["labels"] for row in rows]),
+    """Stack rows to `pixel_values`, shape `(images, 3, height, width)`, and `labels`, shape `(images,)`.
+
+    What a teacher brings (`teacher_…`) is stacked likewise.
+    """
+    views = [name for name in rows[0] if name == "pixel_values" or name.startswith("teacher_")]
+    return {name: torch.stack([row[name] for row in rows]) for name in views} | {
+        "labels": torch.tensor([row["labels"] for row in rows])
     }

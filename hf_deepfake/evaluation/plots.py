@@ -38,7 +38,14 @@ def plot_training(log_history: list[dict[str, Any]], folder: Path) -> None:
     figure, (losses, ranking, rate) = _figure(panels=3)
     for axes, curves in (
         (losses, {"loss": "training", "eval_validation_loss": "validation"}),
-        (ranking, {"eval_validation_roc_auc": "ROC AUC", "eval_validation_balanced_accuracy": "balanced accuracy"}),
+        (
+            ranking,
+            {
+                "eval_validation_roc_auc": "ROC AUC",
+                "eval_validation_balanced_accuracy": "balanced accuracy",
+                "eval_old_validation_roc_auc": "ROC AUC, old images",
+            },
+        ),
         (rate, {"learning_rate": "learning rate"}),
     ):
         for key, name in curves.items():

@@ -22,8 +22,14 @@ from transformers import (
 
 from hf_deepfake import labels
 from hf_deepfake.data.faces import find_cropper
-from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import ImageReader, reader_of
+from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import (
+    EnsembleImageProcessor,
+    ImageReader,
+    check_views,
+    reader_of,
+)
 from hf_deepfake.errors import InputError
+from hf_deepfake.models.heads import new_head, single_detector
 from hf_deepfake.models.imagenet import start_from_imagenet
 from hf_deepfake.recipe import ModelArguments
 
@@ -53,6 +59,7 @@ def new_detector(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageP
             f"{name}: no checkpoint folder, no Hub id (USER/NAME) and no timm name."
             + (f" Close timm names: {', '.join(near)}." if near else "")
         )
+    new_head(detector, arguments)
     if isinstance(detector, TimmWrapperForImageClassification):
         processor: Any = _timm_processor(detector.config)
     else:
@@ -155,6 +162,7 @@ def _from_checkpoint(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
         label2id=labels.LABEL2ID,
         ignore_mismatched_sizes=True,
     )
+    detector = single_detector(detector)
     if fake == labels.REAL:
         _turn_head(detector)
     if isinstance(detector, TimmWrapperForImageClassification) and arguments.image_size is not None:
@@ -193,6 +201,8 @@ def _load_config(name: str, revision: str | None) -> Any:
 def _resized_processor(arguments: ModelArguments, detector: PreTrainedModel) -> Any:
     name, size = arguments.model_name_or_path, arguments.image_size
     processor: Any = AutoImageProcessor.from_pretrained(name, revision=arguments.model_revision or "main")
+    if isinstance(processor, EnsembleImageProcessor):  # of a detector with an MLP head
+        processor = processor.processors[0]
     if size is None:
         return processor
     if getattr(detector.config, "image_size", size) != size:
@@ -236,6 +246,7 @@ def load_detector(name_or_path: str, revision: str | None = None, fake_label: st
         if isinstance(model, TimmWrapperForImageClassification):
             return LoadedDetector(model.eval(), _timm_processor(model.config), fake)
         processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision or "main")
+        check_views(model.config, processor)
     except Exception as error:
         raise InputError(f"{name_or_path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     return LoadedDetector(model.eval(), processor, fake)

@@ -18,7 +18,7 @@ PACKAGES = {
 }
 
 
-RELATIVES = {"mobilenetv2_100": "tf_efficientnet_lite0", "mnasnet_100": "tf_efficientnet_lite0"}
+RELATIVES = dict.fromkeys(("mobilenetv2_100", "mobilenetv2_075", "mnasnet_100"), "tf_efficientnet_lite0")
 """Architectures of the same building blocks under the same names in timm, which borrow what fits them."""
 
 

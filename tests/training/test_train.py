@@ -136,7 +136,8 @@ class _Interrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("architecture", [pytest.param("timm", marks=pytest.mark.slow), "vit"])
+@pytest.mark.slow  # test_resuming.py kills one within the default tests
+@pytest.mark.parametrize("architecture", ["timm", "vit"])
 def test_an_interrupted_training_resumes_to_the_same_weights(
     architecture: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +176,8 @@ def test_the_checkpoint_of_the_best_epoch_is_kept(architecture: str, image_folde
         "learning_rate": 0.05,
         "transforms": "flip",
     }
-    run = train(*arguments(image_folder, tmp_path / "run", metric_for_best_model="eval_validation_loss", **choices))
+    choices |= {"metric_for_best_model": "eval_validation_loss", "keep_checkpoints": True}
+    run = train(*arguments(image_folder, tmp_path / "run", **choices))
     state = json.loads((run / "trainer_state.json").read_text())
     losses = [entry["eval_validation_loss"] for entry in state["log_history"] if "eval_validation_loss" in entry]
     saved = pd.read_parquet(run / "predictions" / "validation.parquet")

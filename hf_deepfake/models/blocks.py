@@ -1,0 +1,57 @@
+"""Where each parameter of a detector lies on the way from its input to its head."""
+
+import re
+from typing import Any
+
+from timm.models import group_parameters
+from torch import nn
+from transformers import PreTrainedModel
+
+_BLOCK = re.compile(r"\.(?:layers?|stages?|blocks?)\.(\d+)(?:\.(?:(?:layers?|blocks?)\.)?(\d+))?\.")
+"""A block of a network of transformers: `encoder.layer.3.…`, `encoder.stages.1.layers.0.…`, `encoder.block.2.0.…`."""
+
+
+def parameter_blocks(detector: PreTrainedModel) -> list[list[str]]:
+    """Names of a detector's parameters: of the stem, of each block, and last of the head.
+
+    A block is what timm's own `group_matcher` says, and the innermost numbered layer of a network of transformers. What
+    stands between two blocks belongs to the first of them. The head is all that comes after the backbone.
+    """
+    timm_model: Any = getattr(detector, "timm_model", None)
+    if timm_model is None:
+        return _transformers_blocks(detector)
+    groups = group_parameters(timm_model, timm_model.group_matcher(coarse=False))
+    return [[f"timm_model.{name}" for name in names] for _, names in sorted(groups.items())]
+
+
+def _transformers_blocks(detector: PreTrainedModel) -> list[list[str]]:
+    names = [name for name, _ in detector.named_parameters()]
+    inside = f"{detector.base_model_prefix}."
+    backbone = [name for name in names if name.startswith(inside)] or [n for n in names if "classifier" not in n]
+    head = [name for name in names if name not in set(backbone)]
+    places = {name: match.groups() for name in backbone if (match := _BLOCK.search(name))}
+    nested = {stage for stage, block in places.values() if block is not None}
+    blocks: list[list[str]] = [[]]
+    last = None
+    for name in backbone:
+        place = places.get(name, last)
+        if place is not None and place != last and not (place[1] is None and place[0] in nested):
+            blocks.append([])
+            last = place
+        blocks[-1].append(name)
+    return [*(block for block in blocks if block), head]
+
+
+def lower_half(detector: PreTrainedModel) -> list[list[str]]:
+    """The first half of `parameter_blocks`."""
+    blocks = parameter_blocks(detector)
+    return blocks[: (len(blocks) + 1) // 2]
+
+
+def middle_block(detector: PreTrainedModel) -> nn.Module:
+    """The last block of the lower half."""
+    names = [name.split(".")[:-1] for name in lower_half(detector)[-1]]
+    shared = [parts[0] for parts in zip(*names, strict=False) if len(set(parts)) == 1]
+    while shared and not shared[-1].isdigit() and any(part.isdigit() for part in shared):
+        shared.pop()  # a part of the block, before it is added to what skips it
+    return detector.get_submodule(".".join(shared))

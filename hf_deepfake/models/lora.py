@@ -1,0 +1,68 @@
+"""Low-rank adapters in a frozen backbone, and their merging into plain weights."""
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_deepfake.errors import InputError
+from hf_deepfake.models.blocks import parameter_blocks
+
+ADAPTER = ".lora_"
+"""What only the names of adapters' parameters have in them."""
+
+_BASE = ".base_layer"
+
+
+def add_adapters(detector: PreTrainedModel, rank: int, alpha: int) -> None:
+    """Add low-rank adapters (Hu et al., LoRA, ICLR 2022) to the linear layers and ungrouped convolutions of all blocks.
+
+    Those are the projections of transformers and the pointwise and dense convolutions of convolutional networks, where
+    nearly all weights are. An adapter starts at zero: at first the detector gives what it gave before.
+
+    Args:
+        detector: Changed in place.
+        rank: Of each adapter.
+        alpha: An adapter's output is multiplied by `alpha / rank`.
+
+    Raises:
+        InputError: If peft is not installed.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise InputError("--train lora: needs peft; pip install 'hf_deepfake[lora]'")
+    from peft import LoraConfig, inject_adapter_in_model
+
+    _, *blocks, _ = parameter_blocks(detector)
+    weights = {name.removesuffix(".weight") for names in blocks for name in names}
+    targets = [
+        name
+        for name, module in detector.named_modules()
+        if name in weights
+        and (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1))
+    ]
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), detector)
+
+
+def adapters(detector: nn.Module) -> dict[str, Any]:
+    """The layers that have an adapter, by name."""
+    return {name: module for name, module in detector.named_modules() if hasattr(module, "base_layer")}
+
+
+def merged_state(detector: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The state of a detector as it would be had its weights been trained and not adapters of them."""
+    state = {name.replace(_BASE, ""): value for name, value in detector.state_dict().items() if ADAPTER not in name}
+    for name, layer in adapters(detector).items():
+        weight = state[f"{name}.weight"]
+        state[f"{name}.weight"] = weight + layer.get_delta_weight("default").to(weight)
+    return state
+
+
+def merge_adapters(detector: PreTrainedModel) -> None:
+    """Put the plain layers back in place, with what their adapters have learnt."""
+    state = merged_state(detector)
+    for name, layer in adapters(detector).items():
+        parent, _, child = name.rpartition(".")
+        setattr(detector.get_submodule(parent), child, layer.base_layer)
+    detector.load_state_dict(state)

@@ -1,0 +1,199 @@
+"""Going on from an earlier detector with new images, without losing sight of the old ones."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from datasets import Dataset, DatasetDict, concatenate_datasets
+from rich.table import Table
+from transformers import AutoConfig
+
+from hf_deepfake import labels
+from hf_deepfake.data.checking import drop_unreadable
+from hf_deepfake.data.fingerprints import content_hashes, load_training_images
+from hf_deepfake.data.loading import load_splits
+from hf_deepfake.data.transforms import add_blends
+from hf_deepfake.errors import InputError
+from hf_deepfake.evaluation.benchmark import benchmark_metrics
+from hf_deepfake.evaluation.predictions import predictions_table
+from hf_deepfake.evaluation.tables import format_metric
+from hf_deepfake.recipe import AugmentationArguments, ContinuingArguments, DataArguments
+from hf_deepfake.writing import whole
+
+OLD_VALIDATION = "old_validation"
+"""Split of a continued training: what the earlier run was validated on."""
+
+BEFORE = "before.json"
+"""File of a continued run: metrics of the earlier detector, before anything was trained."""
+
+_SHOWN = {"roc_auc": "ROC AUC", "balanced_accuracy": "balanced accuracy", "false_positive_rate": "FPR"}
+
+logger = logging.getLogger(__name__)
+
+
+class Replay(NamedTuple):
+    """The images of a continued training.
+
+    Attributes:
+        splits: New images, the replayed ones among those to train on, and `OLD_VALIDATION` where it is still there.
+        summary: What of it stands in results.json.
+    """
+
+    splits: DatasetDict
+    summary: dict[str, Any]
+
+
+def check_earlier(continuing: ContinuingArguments, image_size: int | None, output_dir: str) -> None:
+    """Refuse an `init_from` that is no finished run of a detector, reads another size, or is to be written itself.
+
+    Raises:
+        InputError: If so.
+    """
+    run = Path(str(continuing.init_from))
+    missing = [name for name in ("config.json", "recipe.yaml", "results.json") if not (run / name).is_file()]
+    if missing:
+        raise InputError(f"--init_from {run}: no finished run directory; {', '.join(missing)} is not there.")
+    if run.resolve() == Path(output_dir).resolve():
+        raise InputError(f"--init_from {run}: is only read; choose another --output_dir.")
+    config = AutoConfig.from_pretrained(run)
+    labels.fake_column(config.id2label, source=str(run))
+    size = _image_size(run, config)
+    if image_size not in (None, size):
+        raise InputError(f"--image_size {image_size}: {run} reads {size} pixels; leave --image_size out.")
+
+
+def _image_size(run: Path, config: Any) -> int:
+    """Pixels of the longer side of what the detector reads."""
+    if hasattr(config, "pretrained_cfg"):  # of timm
+        return int(max(config.pretrained_cfg["input_size"][1:]))
+    size = json.loads((run / "preprocessor_config.json").read_text(encoding="utf-8"))["size"]
+    return int(max(side for side in size.values() if side is not None))
+
+
+def with_old_images(
+    splits: DatasetDict, continuing: ContinuingArguments, augmentation: AugmentationArguments, seed: int, quiet: bool
+) -> Replay:
+    """Add a share of the earlier run's training images, and its validation images to measure on.
+
+    New images that the earlier run was trained or validated on already are left out, found by their content: else a
+    folder that has grown would be split anew, with images to measure on among those that were learned from.
+
+    Args:
+        splits: Of the new data set.
+        continuing: `init_from` and `replay_share` are read.
+        augmentation: Whether fakes are made of real photographs, which the earlier run then did as well.
+        seed: Of what is replayed.
+        quiet: No progress bars.
+
+    Raises:
+        InputError: If nothing new is left, or the old images are to be replayed and cannot be read.
+    """
+    run = Path(str(continuing.init_from))
+    splits, known = _without_known(splits, run, quiet)
+    try:
+        old = _old_splits(run, augmentation, quiet)
+    except InputError as error:
+        if continuing.replay_share > 0:
+            raise InputError(
+                f"--init_from {run}: its images cannot be read: {error} Bring them back, or go on without them: "
+                "--replay_share 0."
+            ) from error
+        logger.warning("the old images are gone, so what is forgotten cannot be measured: %s", error)
+        old = DatasetDict()
+    replayed = _share(old["train"], continuing.replay_share, seed) if "train" in old else None
+    if replayed is not None:
+        splits["train"] = _joined(splits["train"], replayed)
+    if "validation" in old:
+        splits[OLD_VALIDATION] = old["validation"]
+    summary = {
+        "init_from": run.resolve().name,
+        "replay_share": continuing.replay_share,
+        "replayed": len(replayed) if replayed is not None else 0,
+        "known": known,
+    }
+    logger.info("replaying %d old images; left out %d new ones that %s knows", summary["replayed"], known, run)
+    return Replay(splits, summary)
+
+
+def _without_known(splits: DatasetDict, run: Path, quiet: bool) -> tuple[DatasetDict, int]:
+    table = load_training_images(run)
+    old = set(table["sha256"]) - {""} if table is not None else set()
+    kept, known = DatasetDict(), 0
+    for name, rows in splits.items():
+        new = [index for index, digest in enumerate(content_hashes(rows, quiet)) if digest not in old]
+        known += len(rows) - len(new)
+        kept[name] = rows.select(new)
+        if name in ("train", "validation") and not new:
+            raise InputError(f"--init_from {run}: it knows all {len(rows)} images to go on with ({name}) already.")
+    return kept, known
+
+
+def _old_splits(run: Path, augmentation: AugmentationArguments, quiet: bool) -> DatasetDict:
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    names = {field.name for field in dataclasses.fields(DataArguments)}
+    data = DataArguments(**{key: value for key, value in recipe.items() if key in names})
+    blended = recipe.get("self_blend_prob", 0) > 0
+    if blended and augmentation.self_blend_prob == 0:
+        raise InputError("it made fakes of real photographs, and this run does not; pass --self_blend_prob.")
+    if data.streaming:
+        raise InputError("they were a stream, of which no share can be taken.")
+    splits, _ = drop_unreadable(load_splits(data, both_classes=not blended), data.dataset_name, quiet)
+    return add_blends(splits, data.split_seed) if blended else splits
+
+
+def _share(rows: Dataset, share: float, seed: int) -> Dataset | None:
+    """A seeded part of the rows, of each class alike; None for none."""
+    if share == 0:
+        return None
+    generator = np.random.default_rng(seed)
+    column = np.array(rows["label"][:])
+    parts = [np.flatnonzero(column == label) for label in np.unique(column)]
+    chosen = [generator.choice(part, max(1, round(share * len(part))), replace=False) for part in parts]
+    return rows.select(np.sort(np.concatenate(chosen)))
+
+
+def _joined(new: Dataset, old: Dataset) -> Dataset:
+    """Both, with the columns that both have."""
+    columns = [name for name in new.column_names if name in old.column_names]
+    return concatenate_datasets([new.select_columns(columns), old.select_columns(columns)])
+
+
+def measure_before(trainer: Any, views: Mapping[str, Any], splits: DatasetDict, run: Path) -> dict[str, Any]:
+    """Metrics of the earlier detector on new and old validation images, kept in `BEFORE` for a resumed run."""
+    path = run / BEFORE
+    if path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    before = {}
+    for name in ("validation", OLD_VALIDATION):
+        if name in splits:
+            output = trainer.predict(views[name])
+            before[name] = benchmark_metrics(predictions_table(splits[name], np.asarray(output.predictions)))
+    if trainer.is_world_process_zero():
+        with whole(path) as partial:
+            partial.write_text(json.dumps(before), encoding="utf-8")
+    return before
+
+
+def forgetting_table(results: Mapping[str, Any]) -> Table:
+    """What was learned and what was forgotten, for a terminal.
+
+    Args:
+        results: The results.json of a continued run.
+    """
+    continual = results["continual"]
+    table = Table(title=f"gone on from {continual['init_from']}, {continual['replayed']} old images replayed")
+    for column in ("validation images", "metric", "before", "after"):
+        table.add_column(column)
+    for name, before in continual["before"].items():
+        for number, (metric, title) in enumerate(_SHOWN.items()):
+            whose = {"validation": "new", OLD_VALIDATION: "old"}[name] if number == 0 else ""
+            after = results["metrics"][name]
+            cells = (format_metric(metrics, metric).replace(" [", "\n[") for metrics in (before, after))
+            table.add_row(whose, title, *cells)
+    return table

@@ -1,0 +1,154 @@
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import add_predictions, draw_folder, draw_image, save_tiny_timm, save_tiny_vit
+from rich.console import Console
+
+from hf_deepfake import InputError
+from hf_deepfake.data.fingerprints import save_training_images, training_images
+from hf_deepfake.data.loading import load_splits
+from hf_deepfake.recipe import AugmentationArguments, ContinuingArguments, DataArguments, parse_recipe, save_recipe
+from hf_deepfake.training.continual import OLD_VALIDATION, check_earlier, forgetting_table, with_old_images
+from hf_deepfake.training.train import RECIPE, train
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """A finished run on images of its own, without the training."""
+    data, run = draw_folder(tmp_path / "old", 10), save_tiny_vit(tmp_path / "earlier")
+    splits = load_splits(DataArguments(str(data)))
+    save_training_images(training_images(splits, quiet=True), run)
+    save_recipe([DataArguments(str(data)), AugmentationArguments()], run / "recipe.yaml")
+    (run / "results.json").write_text("{}")
+    return run
+
+
+def new_images(folder: Path, count: int = 10) -> Path:
+    for label, name in enumerate(("real", "fake")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for seed in range(count):
+            draw_image(label, 100 + seed).save(folder / name / f"new-{seed}.png")
+    return folder
+
+
+def replayed(data: Path, earlier: Path, share: float) -> Any:
+    splits = load_splits(DataArguments(str(data)))
+    continuing = ContinuingArguments(init_from=str(earlier), replay_share=share)
+    return splits, with_old_images(splits, continuing, AugmentationArguments(), seed=0, quiet=True)
+
+
+def test_a_share_of_each_class_is_replayed_and_the_rest_only_measured(earlier: Path, tmp_path: Path) -> None:
+    old = load_splits(DataArguments(str(tmp_path / "old")))
+    new, (splits, summary) = replayed(new_images(tmp_path / "new"), earlier, 0.5)
+    added = [file for file in splits["train"]["file"] if "new-" not in file]
+    assert set(added) <= set(old["train"]["file"])
+    assert sorted(Path(file).parent.name for file in added) == ["fake"] * 4 + ["real"] * 4  # of 7 each, rounded
+    assert summary["replayed"] == 8
+    assert splits[OLD_VALIDATION]["file"][:] == old["validation"]["file"][:]
+    assert splits["validation"]["file"][:] == new["validation"]["file"][:]
+    assert replayed(tmp_path / "new", earlier, 0.5)[1].splits["train"]["file"][:] == splits["train"]["file"][:]
+
+
+def test_images_that_the_earlier_run_knows_are_no_new_ones(earlier: Path, tmp_path: Path) -> None:
+    """A folder that has grown is split anew, and would measure on what was learned."""
+    data = new_images(shutil.copytree(tmp_path / "old", tmp_path / "grown"))
+    _, (splits, summary) = replayed(data, earlier, 0.0)
+    known = set(training_images(load_splits(DataArguments(str(tmp_path / "old"))), quiet=True)["image"])
+    assert summary["known"] == len(known)
+    assert not known & {*splits["train"]["file"], *splits["validation"]["file"]}
+    with pytest.raises(InputError, match=r"it knows all .* images to go on with"):
+        replayed(tmp_path / "old", earlier, 0.0)
+
+
+def test_old_images_that_are_gone_are_needed_for_replay_only(
+    earlier: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(tmp_path / "old")
+    data = new_images(tmp_path / "new")
+    with pytest.raises(InputError, match=r"earlier: its images cannot be read: .*--replay_share 0"):
+        replayed(data, earlier, 0.2)
+    splits = replayed(data, earlier, 0.0)[1].splits
+    assert OLD_VALIDATION not in splits
+    assert "what is forgotten cannot be measured" in caplog.text
+
+
+def test_self_blended_runs_go_on_as_such(earlier: Path, tmp_path: Path) -> None:
+    recipe = yaml.safe_load((earlier / "recipe.yaml").read_text())
+    (earlier / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"self_blend_prob": 0.5}))
+    with pytest.raises(InputError, match=r"made fakes of real photographs.*--self_blend_prob"):
+        replayed(new_images(tmp_path / "new"), earlier, 0.2)
+
+
+def test_what_is_no_earlier_run_is_refused(earlier: Path, tmp_path: Path) -> None:
+    def check(size: int | None = None, output_dir: str = "other") -> None:
+        check_earlier(ContinuingArguments(init_from=str(earlier)), size, output_dir)
+
+    check()
+    check(24)
+    with pytest.raises(InputError, match=r"--image_size 64: .* reads 24 pixels"):
+        check(64)
+    with pytest.raises(InputError, match="is only read; choose another --output_dir"):
+        check(output_dir=str(earlier))
+    config = json.loads((earlier / "config.json").read_text())
+    (earlier / "config.json").write_text(json.dumps(config | {"id2label": {"0": "cat", "1": "dog"}}))
+    with pytest.raises(InputError, match=r"id2label is .*cat"):
+        check()
+    (earlier / "results.json").unlink()
+    with pytest.raises(InputError, match=r"no finished run directory; results\.json is not there"):
+        check()
+
+
+def test_a_replay_share_is_a_share_and_needs_an_earlier_run() -> None:
+    with pytest.raises(InputError, match=r"--replay_share 1\.5: a share"):
+        ContinuingArguments(init_from="run", replay_share=1.5)
+    with pytest.raises(InputError, match=r"--replay_share 0\.5: does nothing without --init_from"):
+        ContinuingArguments(replay_share=0.5)
+
+
+def test_forgetting_is_told_in_numbers() -> None:
+    results = {
+        "continual": {
+            "init_from": "runs/first",
+            "replayed": 12,
+            "before": {"validation": {"roc_auc": 0.6}, OLD_VALIDATION: {"roc_auc": 0.9}},
+        },
+        "metrics": {"validation": {"roc_auc": 0.8}, OLD_VALIDATION: {"roc_auc": 0.7}},
+    }
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(forgetting_table(results))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["new", "ROC", "AUC", "0.600", "0.800"] in [[word for word in line if word != "│"] for line in lines]
+    assert ["old", "ROC", "AUC", "0.900", "0.700"] in [[word for word in line if word != "│"] for line in lines]
+
+
+def test_the_size_of_a_timm_detector_is_told_too(earlier: Path) -> None:
+    save_tiny_timm(earlier)
+    with pytest.raises(InputError, match=r"--image_size 64: .* reads 32 pixels"):
+        check_earlier(ContinuingArguments(init_from=str(earlier)), 64, "other")
+
+
+@pytest.mark.slow
+def test_a_continued_run_stores_what_was_known_before_and_after(earlier: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in earlier.rglob("*") if path.is_file()}
+    add_predictions(earlier, tmp_path / "old")
+    flags = {
+        "dataset_name": new_images(tmp_path / "new"),
+        "output_dir": tmp_path / "run",
+        "init_from": earlier,
+        "num_train_epochs": 1,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    run = train(*parse_recipe(RECIPE, [f"--{key}={value}" for key, value in flags.items()], "test"))
+    assert {path: path.read_bytes() for path in before} == before
+    results = json.loads((run / "results.json").read_text())
+    assert results["continual"]["before"].keys() == {"validation", OLD_VALIDATION}
+    assert results["metrics"].keys() == {"validation", "test", OLD_VALIDATION}
+    assert (run / "predictions" / f"{OLD_VALIDATION}.parquet").is_file()
+    log = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    assert any(f"eval_{OLD_VALIDATION}_roc_auc" in entry for entry in log)

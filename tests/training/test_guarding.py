@@ -1,0 +1,78 @@
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build_tiny_vit
+from transformers import TrainingArguments
+
+from hf_deepfake import InputError
+from hf_deepfake.training.guarding import check_weights, disk_watched, refuse_loss
+from hf_deepfake.training.resuming import COMPLETE
+
+
+def checkpoint(run: Path, step: int, complete: bool = True) -> None:
+    (run / f"checkpoint-{step}").mkdir(parents=True)
+    if complete:
+        (run / f"checkpoint-{step}" / COMPLETE).touch()
+
+
+def options(run: Path, **choices: Any) -> TrainingArguments:
+    return TrainingArguments(output_dir=str(run), use_cpu=True, learning_rate=0.3, **choices)
+
+
+def test_a_loss_that_is_no_number_names_step_images_and_what_to_do(tmp_path: Path) -> None:
+    files = [f"real/{number}.jpg" for number in range(7)]
+    with pytest.raises(
+        InputError, match=r"step 12: the loss is nan on the images real/0\.jpg, .*4\.jpg and 2 more"
+    ) as caught:
+        refuse_loss(torch.tensor(float("nan")), 12, files, options(tmp_path))
+    assert "--learning_rate (now 0.3)" in str(caught.value)
+    assert "--fp16" not in str(caught.value)
+    assert "Nothing was saved yet." in str(caught.value)
+
+
+def test_after_an_infinite_loss_the_last_whole_checkpoint_is_named(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 4)
+    checkpoint(tmp_path, 8, complete=False)
+    arguments = options(tmp_path)
+    arguments.fp16 = True
+    with pytest.raises(
+        InputError, match=r"loss is inf.*leave out --fp16.*checkpoint-4 is whole.*--resume_anyway true"
+    ):
+        refuse_loss(torch.tensor(float("inf")), 9, ["a.jpg"], arguments)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    model = build_tiny_vit(32)
+    check_weights(model, 1, options(tmp_path))
+    with torch.no_grad():
+        model.classifier.bias[0] = torch.nan
+    with pytest.raises(InputError, match=r"step 5: the weights of classifier\.bias are no longer finite"):
+        check_weights(model, 5, options(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 1506368 vs 1506256"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["python", "torch", "safetensors"],
+)
+def test_a_full_disk_keeps_the_last_whole_checkpoint(error: Exception, tmp_path: Path) -> None:
+    checkpoint(tmp_path, 4)
+    checkpoint(tmp_path, 8, complete=False)
+    with (
+        pytest.raises(InputError, match=r"no room left on the disk.*checkpoint-4 is whole: make room"),
+        disk_watched(tmp_path),
+    ):
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+
+
+def test_another_error_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), disk_watched(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied")

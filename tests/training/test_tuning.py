@@ -1,0 +1,211 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from conftest import build_tiny_vit, save_tiny_vit
+from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification, TrainerCallback
+
+from hf_deepfake.data.loading import load_splits
+from hf_deepfake.errors import InputError
+from hf_deepfake.evaluation.predictions import score_images
+from hf_deepfake.models.detector import load_detector
+from hf_deepfake.recipe import DataArguments, TuningArguments, parse_recipe
+from hf_deepfake.training import train as training_module
+from hf_deepfake.training.arguments import DetectorTrainingArguments
+from hf_deepfake.training.train import RECIPE, train
+from hf_deepfake.training.tuning import check_tuning, prepare_tuning, refuse_sharding
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"lora_rank": 4}, "--lora_rank 4: does nothing without --train lora"),
+        ({"lora_alpha": 4}, "--lora_alpha 4: does nothing without --train lora"),
+        ({"train": "lora", "lora_rank": 0}, "--lora_rank 0: needs to be above 0"),
+        ({"layer_decay": 1.5}, "--layer_decay 1.5: needs to be above 0 and below 1"),
+        ({"layer_decay": 0.5, "train": "probe"}, "--layer_decay 0.5: does nothing where the head alone is trained"),
+        ({"fourier_weight": -1.0}, "--fourier_weight -1.0: cannot be below 0"),
+        ({"fourier_growth": 0.1}, "--fourier_growth 0.1: does nothing without --fourier_weight"),
+        ({"fourier_growth": 0.0, "fourier_weight": 1.0}, "--fourier_growth 0.0: needs to be above 0"),
+        (
+            {"fourier_weight": 1.0, "train": "probe"},
+            "--fourier_weight 1.0: does nothing where the head alone is trained",
+        ),
+        ({"train": "probe", "unfreeze_at": ["3:full"]}, "--unfreeze_at 3:full: never comes in 3 epochs"),
+    ],
+)
+def test_flags_that_would_do_nothing_or_harm_are_refused(
+    choices: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    training = DetectorTrainingArguments(str(tmp_path / "run"), num_train_epochs=3, use_cpu=True)
+    with pytest.raises(InputError, match=message):
+        check_tuning(TuningArguments(**choices), DataArguments("images"), training)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"train": "probe", "unfreeze_at": ["1:full"]}, "--unfreeze_at: a stream has no epochs"),
+        ({"fourier_weight": 1.0, "fourier_growth": 0.1}, "--fourier_growth 0.1: a stream has no epochs"),
+    ],
+)
+def test_a_stream_has_no_epochs_to_go_by(choices: dict[str, Any], message: str, tmp_path: Path) -> None:
+    training = DetectorTrainingArguments(str(tmp_path / "run"), max_steps=3, use_cpu=True)
+    with pytest.raises(InputError, match=message):
+        check_tuning(TuningArguments(**choices), DataArguments("images", streaming=True), training)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "choices", "message"),
+    [
+        ("world_size", 2, {"train": "probe", "unfreeze_at": ["1:full"]}, "--unfreeze_at: 2 processes agree"),
+        ("n_gpu", 4, {"fourier_weight": 1.0}, "--fourier_weight 1.0: 4 GPUs in one process"),
+    ],
+)
+def test_several_devices_are_refused_where_one_would_not_hear_of_it(
+    name: str, count: int, choices: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = DetectorTrainingArguments(str(tmp_path / "run"), use_cpu=True)
+    monkeypatch.setattr(DetectorTrainingArguments, name, count)
+    with pytest.raises(InputError, match=message):
+        check_tuning(TuningArguments(**choices), DataArguments("images"), training)
+
+
+def test_fourier_supervision_of_nothing_that_is_trained_is_refused() -> None:
+    tuning = TuningArguments(train="head+1", fourier_weight=1.0)
+    with pytest.raises(
+        InputError, match=r"--fourier_weight 1.0: does nothing .* --train head\+1 trains later ones only"
+    ):
+        prepare_tuning(build_tiny_vit(32), tuning)
+    prepare_tuning(build_tiny_vit(32), TuningArguments(train="head+1", unfreeze_at=["2:full"], fourier_weight=1.0))
+
+
+def arguments(data: Path, run: Path, **choices: Any) -> tuple[Any, ...]:
+    flags = {
+        "dataset_name": data,
+        "output_dir": run,
+        "num_train_epochs": 4,
+        "learning_rate": 3e-3,
+        "per_device_train_batch_size": 8,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    } | choices
+    words = [
+        word
+        for name, value in flags.items()
+        for word in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
+    ]
+    return parse_recipe(RECIPE, words, "test")
+
+
+class _Interrupt(TrainerCallback):
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.epoch >= 3:
+            raise KeyboardInterrupt
+
+
+STAGES = {"train": "probe", "unfreeze_at": ["1:head+1", "3:full"], "layer_decay": 0.5}
+WAYS = {
+    "stages": STAGES | {"model_name_or_path": "test_resnet", "image_size": 32},
+    "fourier": {"fourier_weight": 0.5, "fourier_growth": 0.2, "mixup_alpha": 0.3, "gradient_accumulation_steps": 2},
+    "lora": {"train": "lora", "lora_rank": 4, "head": "mlp", "head_layers": [8], "head_batch_norm": True},
+    "lora averaged": {"train": "lora", "ema_decay": 0.8},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_an_interrupted_training_resumes_to_the_same_weights_however_it_is_tuned(
+    way: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = {"model_name_or_path": save_tiny_vit(tmp_path / "base", 32)}
+    choices = base | WAYS[way] | {"keep_checkpoints": True}
+    train(*arguments(image_folder, tmp_path / "whole", **choices))
+    build = training_module.build_trainer
+
+    def interrupted(*args: Any) -> Any:
+        trainer = build(*args)
+        trainer.add_callback(_Interrupt())
+        return trainer
+
+    monkeypatch.setattr(training_module, "build_trainer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(*arguments(image_folder, tmp_path / "resumed", **choices))
+    monkeypatch.setattr(training_module, "build_trainer", build)
+    train(*arguments(image_folder, tmp_path / "resumed", resume_from_checkpoint=True, **choices))
+    states = [
+        max(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        for run in sorted(tmp_path.glob("[rw]*"))
+    ]
+    for name in {path.name for path in states[0].glob("*.safetensors")}:
+        resumed, expected = (load_file(state / name) for state in states)
+        assert resumed.keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in resumed.items()), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["stages", "fourier", "lora averaged"])
+def test_the_checkpoint_is_plain_and_scores_as_the_training_did(way: str, image_folder: Path, tmp_path: Path) -> None:
+    base = save_tiny_vit(tmp_path / "base", 32)
+    run = train(*arguments(image_folder, tmp_path / "run", **{"model_name_or_path": base} | WAYS[way]))
+    stock, info = AutoModelForImageClassification.from_pretrained(run, output_loading_info=True)
+    assert type(stock).__name__ in ("ViTForImageClassification", "TimmWrapperForImageClassification")
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not list(run.glob("fourier*"))
+    saved = pd.read_parquet(run / "predictions" / "test.parquet")
+    rows = load_splits(DataArguments(dataset_name=str(image_folder)))["test"]
+    model, processor, fake_column = load_detector(str(run))
+    logits = torch.cat(
+        [torch.as_tensor(part) for _, part, _ in score_images(model, processor, rows["image"], fake_column)]
+    )
+    torch.testing.assert_close(
+        logits, torch.tensor(saved[["logit_real", "logit_fake"]].to_numpy()), atol=1e-4, rtol=1e-4, check_dtype=False
+    )
+
+
+@pytest.mark.slow
+def test_stages_train_what_they_say_at_the_rates_they_say(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the epoch, which blocks have moved."""
+    moved: list[set[str]] = []
+
+    class Watch(TrainerCallback):
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            self.before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            names = {
+                name for name, parameter in model.named_parameters() if not torch.equal(parameter, self.before[name])
+            }
+            moved.append({".".join(name.split(".")[1:2]) for name in names})
+
+    build = training_module.build_trainer
+
+    def watched(*args: Any) -> Any:
+        trainer = build(*args)
+        trainer.add_callback(Watch())
+        return trainer
+
+    monkeypatch.setattr(training_module, "build_trainer", watched)
+    run = train(*arguments(image_folder, tmp_path / "run", **WAYS["stages"]))
+    assert moved == [
+        {"fc"},
+        {"fc", "layer4"},
+        {"fc", "layer4"},
+        {"fc", "layer4", "layer3", "layer2", "layer1", "conv1", "bn1"},
+    ]
+    log = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    assert next(entry["learning_rate"] for entry in log if "learning_rate" in entry) > 1e-3
+
+
+@pytest.mark.parametrize(("fsdp", "name"), [(True, "FSDP"), (False, "DeepSpeed")])
+def test_sharded_weights_are_refused_where_all_are_needed(fsdp: bool, name: str) -> None:
+    trainer: Any = SimpleNamespace(is_fsdp_enabled=fsdp, is_deepspeed_enabled=not fsdp)
+    with pytest.raises(InputError, match=f"need every process to hold all weights, which {name} divides"):
+        refuse_sharding(trainer)
