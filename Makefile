@@ -13,7 +13,7 @@ check:    ## lint, format and types
 	ruff check . && ruff format --check . && mypy
 
 test:     ## the default tests, offline
-	pytest
+	pytest -n logical
 
 slow:     ## the tests that train or start many processes
 	pytest -m slow

@@ -4,11 +4,12 @@ python benchmarks/explain.py --model ENSEMBLE --data DIR --blend_model RUN --ble
 
 Faithfulness is measured on fakes of --data that the detector calls fake, which alone have evidence to be found; pointing
 on self-blends of the photographs of --blend_data, by a detector that knows such fakes. A method that does not fit the model
-has no row. Rows are stored as they come.
+has no row. Rows are stored as they come; those of methods that are not asked for are kept.
 """
 
 import argparse
 import functools
+import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from readme_table import machine, save_figures
+from readme_table import RESULTS, machine, save_figures
 
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
@@ -46,7 +47,8 @@ def main() -> None:
     detector, blend_detector = load_detector(arguments.model), load_detector(arguments.blend_model)
     fakes = _called_fake(detector, _images(arguments.data, FAKE), arguments.images)
     photographs = list(map(open_rgb, _images(arguments.blend_data, REAL)[: arguments.blends]))
-    measured = []
+    title = f"Heatmaps of {len(fakes)} fakes that the ensemble calls fake, and of {len(photographs)} self-blends"
+    measured = _stored(title)
     for method in arguments.methods:
         try:
             row = _measure(detector, fakes, method) | _point(blend_detector, photographs, method)
@@ -54,14 +56,21 @@ def main() -> None:
             print(f"{method}: left out: {error}")
             continue
         print(row)
-        measured.append(row)
+        measured[method] = row
         save_figures(
             "explain",
-            title=f"Heatmaps of {len(fakes)} fakes that the ensemble calls fake, and of {len(photographs)} self-blends",
+            title=title,
             command="python benchmarks/explain.py --model ENSEMBLE --data DIR --blend_model RUN --blend_data DIR",
             machine=machine(),
-            rows=measured,
+            rows=[measured[name] for name in METHODS if name in measured],
         )
+
+
+def _stored(title: str) -> dict[str, dict[str, Any]]:
+    """Rows by method of an earlier run on as many images."""
+    path = RESULTS / "explain.json"
+    figures = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {row["method"]: row for row in figures["rows"]} if figures.get("title") == title else {}
 
 
 def _images(data: str, label: int) -> Sequence[Any]:
