@@ -26,7 +26,7 @@ from transformers import pipeline
 
 from hf_deepfake.ensemble.building import assemble
 from hf_deepfake.ensemble.fitting import Fit
-from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import has_instructions_for
+from hf_deepfake.ensemble.hub.running_deepfake_ensemble import has_instructions_for
 from hf_deepfake.models.detector import new_detector
 from hf_deepfake.recipe import ModelArguments
 

@@ -5,6 +5,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_deepfake.errors import InputError
+
+if TYPE_CHECKING:  # the command line imports this file before a command is known
+    import pandas as pd
+
+TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
+"""Kinds of tables that commands write."""
 
 
 @contextmanager
@@ -25,6 +34,32 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         _remove(partial)
+
+
+def require_table_suffix(path: Path) -> None:
+    """Refuse a name that `save_table` cannot write to, before there is anything to lose.
+
+    Raises:
+        InputError: If it does not end in one of `TABLE_SUFFIXES`.
+    """
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise InputError(f"{path}: writes {', '.join(TABLE_SUFFIXES)}; found {path.suffix or 'no suffix'}.")
+
+
+def save_table(table: "pd.DataFrame", path: Path) -> None:
+    """Write a table without its index, in the format of its suffix.
+
+    Raises:
+        InputError: If it does not end in one of `TABLE_SUFFIXES`.
+    """
+    require_table_suffix(path)
+    with whole(path) as partial:
+        if path.suffix.lower() == ".csv":
+            table.to_csv(partial, index=False)
+        elif path.suffix.lower() == ".jsonl":
+            table.to_json(partial, orient="records", lines=True, force_ascii=False)
+        else:
+            table.to_parquet(partial, index=False)
 
 
 def _remove(path: Path) -> None:

@@ -32,15 +32,9 @@ from hf_deepfake.models.heads import single_detector, view_settings
 from hf_deepfake.printing import printable
 from hf_deepfake.publishing.card import save_card
 from hf_deepfake.recipe import DataArguments
-from hf_deepfake.writing import whole
+from hf_deepfake.writing import require_table_suffix, save_table, whole
 
 logger = logging.getLogger(__name__)
-
-WRITERS = {
-    ".csv": lambda table, path: table.to_csv(path, index=False),
-    ".jsonl": lambda table, path: table.to_json(path, orient="records", lines=True, force_ascii=False),
-    ".parquet": lambda table, path: table.to_parquet(path, index=False),
-}
 
 
 def build_ensemble(
@@ -249,6 +243,8 @@ def _require_one_task(arguments: argparse.Namespace) -> None:
             choices | {"max_params", "max_latency_ms"},
         )
     missing, strange = sorted(needs - given), sorted(given - needs - takes - {task.removeprefix("--")})
+    if arguments.voting == "hard" and arguments.target_error is not None:
+        raise InputError("--target_error: a share of hard votes is no probability that a band could be fitted on.")
     if missing:
         raise InputError(f"{task} needs {_flags(missing)}.")
     if strange:
@@ -260,12 +256,9 @@ def _flags(names: Sequence[str]) -> str:
 
 
 def _apply(arguments: argparse.Namespace) -> int:
-    writer = WRITERS.get(arguments.output.suffix.lower())
-    if writer is None:
-        raise InputError(f"--output {arguments.output}: must end in one of {' '.join(WRITERS)}.")
+    require_table_suffix(arguments.output)
     table = apply_fusion(arguments.apply, arguments.predictions)
-    with whole(arguments.output) as partial:
-        writer(table, partial)
+    save_table(table, arguments.output)
     if "truth" in table and table["truth"].nunique() == 2:
         _, fit = load_fusion(arguments.apply)
         measured = benchmark_metrics(table.assign(label=table["truth"]), fit.thresholds[fit.voting])

@@ -11,7 +11,7 @@ import pandas as pd
 from hf_deepfake.ensemble.choosing import choice_lines, choose_fit
 from hf_deepfake.ensemble.diversity import diversity_lines
 from hf_deepfake.ensemble.fitting import Fit, stack_logits
-from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import verdict
+from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import verdict, vote_shares
 from hf_deepfake.ensemble.measuring import measure_fit
 from hf_deepfake.ensemble.reading import read_members
 from hf_deepfake.errors import InputError
@@ -125,7 +125,8 @@ def load_fusion(folder: Path) -> tuple[list[str], Fit]:
 
 def _card(results: dict[str, Any]) -> str:
     voting = results["ensemble"]
-    rows = zip(voting["members"], voting["temperatures"], voting["biases"], voting["weights"], strict=True)
+    shares = vote_shares(voting["weights"], voting["voting"])
+    rows = zip(voting["members"], voting["temperatures"], voting["biases"], shares, strict=True)
     threshold = voting["thresholds"][voting["voting"]]
     lines = [
         f"# {results['model']}",
@@ -137,9 +138,9 @@ def _card(results: dict[str, Any]) -> str:
         f"hf-deepfake ensemble --apply {results['model']} --predictions TABLE… --output voted.csv",
         "```",
         "",
-        "| member | temperature | bias | weight |",
+        "| member | temperature | bias | share of the vote |",
         "|---|---|---|---|",
-        *(f"| {name} | {scale:.3f} | {bias:.3f} | {weight:.3f} |" for name, scale, bias, weight in rows),
+        *(f"| {name} | {scale:.3f} | {bias:.3f} | {share:.1%} |" for name, scale, bias, share in rows),
         "",
         metrics_markdown(results["comparison"]["validation"], "on the images that it was fitted on"),
         "",

@@ -70,12 +70,14 @@ def _read(path: Path, labelled: bool | None) -> pd.DataFrame:
     table = pd.DataFrame({name: rows[name][:] for name in rows.column_names})
     if len(table) == 0:
         raise InputError(f"{path}: has no rows.")
-    if labelled and "error" in table:
+    verdicts = "error" in table or any(name.startswith("prob_fake_") for name in table)
+    if labelled and verdicts:
         raise InputError(
-            f"{path}: is a table of hf-deepfake predict, whose label is a verdict; give one whose label is the truth."
+            f"{path}: is a table of hf-deepfake predict or ensemble --apply, whose label is a verdict; give one whose label "
+            "is the truth."
         )
     if labelled is None:
-        labelled = "error" not in table and bool({name.lower() for name in table} & set(LABEL_COLUMNS))
+        labelled = not verdicts and bool({name.lower() for name in table} & set(LABEL_COLUMNS))
     found = find_columns(rows, DataArguments(dataset_name=str(path)), labelled, str(path))
     read = pd.DataFrame({"image": table[found["image"]].astype(str)})
     if labelled:

@@ -15,7 +15,7 @@ from scipy.special import expit
 from tqdm.auto import tqdm
 
 from hf_deepfake.data.checking import report_skipped
-from hf_deepfake.data.fingerprints import load_training_images, save_training_images
+from hf_deepfake.data.fingerprints import content_hashes, load_training_images, save_training_images
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
 from hf_deepfake.ensemble.choosing import choose_fit
@@ -26,6 +26,7 @@ from hf_deepfake.ensemble.measuring import MEMBER_COLUMN, measure_fit
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.benchmark import environment, load_results, save_results
 from hf_deepfake.evaluation.predictions import load_predictions, score_images
+from hf_deepfake.evaluation.report.settings import last_part
 from hf_deepfake.labels import NAMES
 from hf_deepfake.models.detector import LoadedDetector, load_detector
 from hf_deepfake.publishing.card import save_card
@@ -44,8 +45,9 @@ def refit_ensemble(
     """Fit an ensemble again, on its old validation images and those that a person relabelled; members stay as they are.
 
     What people correct are mistakes, so a fit on corrections alone would distrust every member: the old validation
-    images are kept beside them, under the corrected label where both have an image. Of an ensemble that has not kept
-    its members' scores, the corrections are fitted on alone.
+    images are kept beside them, under the corrected label where both have an image, whatever it is called: by its content,
+    or by its name where the ensemble does not know its images' contents. Of an ensemble that has not kept its members'
+    scores, the corrections are fitted on alone.
 
     Args:
         folder: The ensemble, which is not changed.
@@ -67,7 +69,8 @@ def refit_ensemble(
         raise InputError(f"{folder}: is no ensemble; --refit takes a folder that hf-deepfake ensemble wrote.")
     config: Any = detector.model.config
     relabelled, unreadable = score_members(detector, corrected, batch_size)
-    kept = _old_validation(folder, config.member_names, set(relabelled["image"]))
+    seen = load_training_images(folder)
+    kept = _old_validation(folder, config.member_names, relabelled, seen)
     rows = pd.concat([kept, relabelled], ignore_index=True)
     doubts = _require_enough(rows, len(kept), corrected.dataset_name)
     validation = {name: _of_member(rows, name) for name in config.member_names}
@@ -81,9 +84,8 @@ def refit_ensemble(
     with whole(output_dir) as new:
         detector.model.save_pretrained(new, max_shard_size="100GB")
         detector.processor.save_pretrained(new)
-        seen = load_training_images(folder)
         if seen is not None:
-            save_training_images(seen, new)
+            save_training_images(_seen_and(relabelled, seen), new)
         results = {
             "schema": 1,
             "model": output_dir.name,
@@ -103,8 +105,8 @@ def score_members(detector: LoadedDetector, data: DataArguments, batch_size: int
     """Score labelled images with each member of an ensemble.
 
     Returns:
-        `image, label` and where known `source, group`, and each member's log-odds of fake in a column `log_odds_NAME`; and
-        how many images could not be read, which are reported and left out.
+        `image, label, sha256` and where known `source, group`, and each member's log-odds of fake in a column
+        `log_odds_NAME`; and how many images could not be read, which are reported and left out.
     """
     images = everything(load_data(data))
     recorded: list[torch.Tensor] = []
@@ -128,6 +130,7 @@ def score_members(detector: LoadedDetector, data: DataArguments, batch_size: int
     logits = torch.cat(recorded).double().numpy()
     names = [name for name in ("label", "source", "group") if name in images.column_names]
     table = pd.DataFrame({"image": images["file"][:]} | {name: images[name][:] for name in names}).iloc[scored]
+    table["sha256"] = content_hashes(images.select(scored))
     log_odds = logits[..., 1] - logits[..., 0]
     columns = {
         f"{MEMBER_COLUMN}{name}": of_one
@@ -136,7 +139,9 @@ def score_members(detector: LoadedDetector, data: DataArguments, batch_size: int
     return table.reset_index(drop=True).assign(**columns), len(errors)
 
 
-def _old_validation(folder: Path, names: Sequence[str], corrected: set[str]) -> pd.DataFrame:
+def _old_validation(
+    folder: Path, names: Sequence[str], corrected: pd.DataFrame, seen: pd.DataFrame | None
+) -> pd.DataFrame:
     """What the ensemble was fitted on and nobody has corrected; no rows where the members' scores were not kept."""
     path = folder / "predictions" / "validation.parquet"
     columns = [f"{MEMBER_COLUMN}{name}" for name in names]
@@ -145,8 +150,20 @@ def _old_validation(folder: Path, names: Sequence[str], corrected: set[str]) -> 
     table = load_predictions(path)
     if not set(columns) <= set(table):
         return pd.DataFrame()
-    table = table[~table["image"].isin(corrected)]
+    contents: dict[str, str] = {}
+    if seen is not None and {"image", "split"} <= set(seen):
+        known = seen[seen["split"] == "validation"]
+        contents = dict(zip(known["image"], known["sha256"], strict=True))
+    content = pd.Series([contents.get(name, "") for name in table["image"]], index=table.index, dtype=object)
+    by_name, by_content = table["image"].isin(corrected["image"]), content.isin(corrected["sha256"])
+    table = table[~by_content.where(content != "", by_name)]
     return table[[name for name in ("image", "label", "source", "group", *columns) if name in table]]
+
+
+def _seen_and(corrected: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
+    """The list of training images with the corrections, so that an evaluation on them is warned of."""
+    fitted = corrected[["image", "sha256"]].assign(split="validation")
+    return pd.concat([seen, fitted[~fitted["sha256"].isin(seen["sha256"])]], ignore_index=True)
 
 
 def _require_enough(rows: pd.DataFrame, old: int, source: str) -> list[str]:
@@ -155,17 +172,14 @@ def _require_enough(rows: pd.DataFrame, old: int, source: str) -> list[str]:
     beside = (
         f"{old} old validation images"
         if old
-        else "no old validation images, as the members' scores of them were not kept"
+        else "no old validation images, which were all corrected or whose scores by the members were not kept"
     )
-    found = f"{source}: with {beside} there are {real} real and {fake} fake images to fit on"
+    found = f"with {beside}, there are {real} real and {fake} fake images to fit on"
     if min(real, fake) < FEWEST:
         lacking = NAMES[0 if real < fake else 1]
-        raise InputError(f"{found}; at least {FEWEST} of each are needed. Label more {lacking} images.")
-    return (
-        [f"{found}; with fewer than {ENOUGH} of each the fit hangs on single images."]
-        if min(real, fake) < ENOUGH
-        else []
-    )
+        raise InputError(f"{source}: {found}; at least {FEWEST} of each are needed. Label more {lacking} images.")
+    few = f"{last_part(source)}: {found}; with fewer than {ENOUGH} of each the fit hangs on single images."
+    return [few] if min(real, fake) < ENOUGH else []  # which is published: without the user's folders
 
 
 def _of_member(rows: pd.DataFrame, name: str) -> pd.DataFrame:

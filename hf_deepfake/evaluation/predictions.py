@@ -24,7 +24,7 @@ from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import (
     open_rgb,
     reader_of,
 )
-from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import run_within_memory
+from hf_deepfake.ensemble.hub.running_deepfake_ensemble import run_within_memory
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.detector import LoadedDetector
 from hf_deepfake.printing import printable

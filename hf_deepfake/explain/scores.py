@@ -87,7 +87,7 @@ class Score:
         """From log-odds of fake, shape `(images, models)`, to those of the target by the vote, shape `(images,)`."""
         weights = log_odds.new_tensor(self.weights)
         if self.pools_log_odds:
-            voted = log_odds @ weights
+            voted: torch.Tensor = log_odds @ weights
         else:
             fake, real = (torch.logsumexp(weights.log() + logsigmoid(sign * log_odds), dim=1) for sign in (1, -1))
             voted = fake - real

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 
 from hf_deepfake.ensemble.choosing import choice_lines
 from hf_deepfake.ensemble.diversity import diversity_lines
+from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import vote_shares
 from hf_deepfake.evaluation.metrics import INTERVALS
 from hf_deepfake.evaluation.tables import COLUMNS, format_metric, metrics_markdown
 from hf_deepfake.printing import printable
@@ -201,7 +202,7 @@ def _uncertain(results: dict[str, Any], split: str) -> list[str]:
 def _loading(results: dict[str, Any], settings: dict[str, Any], publication: Publication) -> list[str]:
     model = publication.repo_id or str(results["model"])
     pinned = f', revision="{publication.revision}"' if publication.repo_id else ""
-    trust = ", trust_remote_code=True" if "ensemble" in results else ""
+    trust = ", trust_remote_code=True" if "auto_map" in settings else ""
     lines = [
         "```python",
         "from transformers import pipeline",
@@ -211,12 +212,12 @@ def _loading(results: dict[str, Any], settings: dict[str, Any], publication: Pub
         "```",
         "",
     ]
-    if "ensemble" in results:
+    if "auto_map" in settings:
         threshold = results["metrics"][_main_benchmark(results)]["threshold"]
         lines += [
-            "It needs `transformers` and `timm`. The code of an ensemble comes with it, and `trust_remote_code=True` runs it: "
+            "It needs `transformers` and `timm`. Its code comes with it, and `trust_remote_code=True` runs it: "
             "look at it, and put the commit that you looked at in place of the branch in `revision`. The first label is the "
-            f"more likely one; the ensemble's own verdict is `fake` from {threshold:.3f} on. With `hf_deepfake` installed no "
+            f"more likely one; its own verdict is `fake` from {threshold:.3f} on. With `hf_deepfake` installed no "
             "code of the repository is run, and every member's vote is shown:",
             "",
             "```python",
@@ -253,7 +254,7 @@ def _members(results: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     if "ensemble" not in results:
         return []
     voting = results["ensemble"]
-    weights = voting["weights"] if voting["voting"] == "weighted" else [1.0] * len(voting["members"])
+    shares = vote_shares(voting["weights"], voting["voting"])
     lines = [
         "## Who votes\n",
         f"The vote is {voting['voting']}. Share: how much of the vote is this member's.",
@@ -261,12 +262,11 @@ def _members(results: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         "| member | network | share of the vote | temperature |",
         "|---|---|---|---|",
     ]
-    networks = [_network(member) for member in settings.get("members", [])] or [""] * len(weights)
-    for member, network, weight, temperature in zip(
-        voting["members"], networks, weights, voting["temperatures"], strict=True
+    networks = [_network(member) for member in settings.get("members", [])] or [""] * len(shares)
+    for member, network, share, temperature in zip(
+        voting["members"], networks, shares, voting["temperatures"], strict=True
     ):
-        share = f"{weight / sum(weights):.1%}"
-        lines.append(f"| {printable(member)} | {network} | {share} | {temperature:.3f} |")
+        lines.append(f"| {printable(member)} | {network} | {share:.1%} | {temperature:.3f} |")
     return [*lines, "", *choice_lines(results), *diversity_lines(results)]
 
 

@@ -15,10 +15,16 @@ from hf_deepfake.errors import InputError
 from hf_deepfake.publishing.card import Publication, model_card
 from hf_deepfake.publishing.recipes import published_recipes
 
-CHECKPOINT = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
-"""Files of a checkpoint but for hub code; optimizer states, `training_args.bin` and folders are none."""
+CHECKPOINT = (
+    "config.json",
+    "preprocessor_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*_deepfake_ensemble.py",
+)
+"""Files of a checkpoint, with its code; optimizer states, `training_args.bin` and folders are none."""
 
-_PUBLISHED = (*CHECKPOINT, "*_deepfake_ensemble.py", "results.json", "plots/*.png")
+_PUBLISHED = (*CHECKPOINT, "results.json", "plots/*.png")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
 

@@ -1,11 +1,11 @@
 """`hf-deepfake push`: a run directory or an ensemble on the Hub, as one commit."""
 
 import argparse
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +72,39 @@ def push_checkpoint(checkpoint: Path, repo_id: str, revision: str | None, strate
     Returns:
         The uploads, which end in the background.
     """
-    upload: Any = partial(
-        HfApi().upload_folder,
+    api, message = HfApi(), f"Training in progress, {checkpoint.name}"
+    job = api.upload_folder(
         repo_id=repo_id,
         folder_path=checkpoint,
-        commit_message=f"Training in progress, {checkpoint.name}",
+        commit_message=message,
         revision=revision,
+        allow_patterns=list(CHECKPOINT),
         run_as_future=True,
     )
     folder = {"checkpoint": "last-checkpoint", "all_checkpoints": checkpoint.name}.get(strategy)
-    jobs = [upload(allow_patterns=list(CHECKPOINT))]
-    return jobs + ([upload(path_in_repo=folder, ignore_patterns="training_args.bin")] if folder else [])
+    if folder is None:
+        return [job]
+
+    def upload_states() -> CommitInfo:
+        additions = [CommitOperationAdd(f"{folder}/{name}", content) for name, content in _states(checkpoint).items()]
+        return api.create_commit(repo_id, additions, commit_message=message, revision=revision)
+
+    return [job, api.run_as_future(upload_states)]
+
+
+def _states(checkpoint: Path) -> dict[str, Path | bytes]:
+    """All that a training resumes from, without the folder that it lies in."""
+    files: dict[str, Path | bytes] = {
+        path.relative_to(checkpoint).as_posix(): path
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != "training_args.bin"
+    }
+    if "trainer_state.json" in files:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        best = state.get("best_model_checkpoint")
+        state["best_model_checkpoint"] = None if best is None else Path(best).name
+        files["trainer_state.json"] = json.dumps(state, indent=2).encode()
+    return files
 
 
 def check_access() -> None:
@@ -161,10 +183,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     check_access()
     commit = push(files, arguments.repo_id, arguments.private, arguments.revision)
+    brings_code = any(name.endswith(".py") for name in files)
     console.print(
         f"pushed {constants.ENDPOINT}/{arguments.repo_id}\n"
         f'next: pipeline("image-classification", model="{arguments.repo_id}", revision="{commit.oid}"'
-        f"{', trust_remote_code=True' if 'ensemble' in results else ''})",
+        f"{', trust_remote_code=True' if brings_code else ''})",
         markup=False,
         soft_wrap=True,
     )

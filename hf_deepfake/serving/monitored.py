@@ -84,9 +84,17 @@ class EmbeddingRecorder:
         members = model.members if isinstance(model, EnsembleForImageClassification) else [model]
         self._seed = seed
         self._inputs: list[list[torch.Tensor]] = [[] for _ in members]
-        for member, kept in zip(members, self._inputs, strict=True):
-            _last_layer(member).register_forward_pre_hook(lambda _, inputs, kept=kept: kept.append(inputs[0]))
+        self._seen: dict[int, torch.Tensor] = {}  # in this pass, which may still run out of memory and be repeated
+        for index, member in enumerate(members):
+            _last_layer(member).register_forward_pre_hook(
+                lambda _, inputs, index=index: self._seen.update({index: inputs[0]})
+            )
+        model.register_forward_hook(lambda *_: self._keep())
         self._projection = np.zeros((0, DIMENSIONS))
+
+    def _keep(self) -> None:
+        for index, kept in enumerate(self._inputs):
+            kept.append(self._seen[index])
 
     def take(self, images: int) -> NDArray[np.float32]:
         """Embeddings of that many images, scored since the last call, shape `(images, DIMENSIONS)`.

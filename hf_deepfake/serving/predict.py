@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,25 +19,20 @@ from hf_deepfake.data.inputs import named_images
 from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import (
     CascadeOutput,
     EnsembleForImageClassification,
-    has_instructions_for,
-    speed_up,
+    member_probabilities,
     verdict,
+    vote_shares,
 )
+from hf_deepfake.ensemble.hub.running_deepfake_ensemble import has_instructions_for, speed_up
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.models.detector import load_detector
 from hf_deepfake.printing import printable
 from hf_deepfake.serving.monitored import EmbeddingRecorder, image_statistics
 from hf_deepfake.serving.submission import blank_submission
-from hf_deepfake.writing import whole
+from hf_deepfake.writing import require_table_suffix, save_table, whole
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
-
-_WRITERS = {
-    ".csv": lambda table, path: table.to_csv(path, index=False),
-    ".jsonl": lambda table, path: table.to_json(path, orient="records", lines=True, force_ascii=False),
-    ".parquet": lambda table, path: table.to_parquet(path, index=False),
-}
 
 
 def predict(
@@ -57,6 +52,7 @@ def predict(
     compile: bool = False,
     cascade: bool = False,
     cascade_tolerance: float = 0.0,
+    members: bool = False,
 ) -> pd.DataFrame:
     """Score images with a detector or an ensemble.
 
@@ -83,6 +79,7 @@ def predict(
             adds `members_run`, and `prob_fake_low` and `prob_fake_high`, between which the whole vote's probability
             lies; `prob_fake` is the vote of the members that were asked.
         cascade_tolerance: Stop as well where these two are no further apart; the verdict can then be another one.
+        members: Add `prob_fake_NAME`, the calibrated probability of each member of an ensemble.
 
     Returns:
         One row an image, in the order given: `image`, `prob_fake`, `label` (`real`, `fake` or `uncertain`) and `error`,
@@ -92,6 +89,46 @@ def predict(
         InputError: If the model cannot be loaded, does not read faces or gives no number, an input does not exist, the
             threshold is no probability, or two settings exclude each other.
     """
+    _require_settings(threshold, batch_size, dtype, tta, every_face, monitoring, cascade, cascade_tolerance, members)
+    named = named_images(inputs, image_root, follow_links, image_column)
+    images = [image for _, image in named]
+    model, processor, fake_column = load_detector(name_or_path, fake_label=fake_label)
+    if every_face and "face_crop" not in getattr(model.config, "reading", {}):
+        raise InputError(f"--every_face: {name_or_path} does not read faces; it was trained without --face_crop.")
+    _prepare(model, dtype, compile)
+    recorder: EmbeddingRecorder | _Cascade | _Votes | None = EmbeddingRecorder(model) if monitoring else None
+    if cascade or members:
+        if not isinstance(model, EnsembleForImageClassification):
+            raise InputError(f"--{'cascade' if cascade else 'members'}: {name_or_path} is no ensemble.")
+        recorder = _Cascade(model, threshold, cascade_tolerance) if cascade else _Votes(model)
+    if batch_size == "auto":
+        batch_size = 128 if model.device.type == "cuda" else 16
+    run = recorder if isinstance(recorder, _Cascade) else None
+    settings = (fake_column, int(batch_size), num_workers, every_face, tta, run)
+    scores = score_images(model, processor, images, *settings)
+    prob_fake, reasons, recorded = _collected(scores, len(images), recorder, name_or_path)
+    band = getattr(model.config, "uncertain_band", None) if threshold is None else None
+    threshold = threshold if threshold is not None else float(getattr(model.config, "threshold", 0.5))
+    verdicts = [None if np.isnan(prob) else verdict(prob, threshold, band) for prob in prob_fake]
+    columns = {"image": [name for name, _ in named], "prob_fake": prob_fake, "label": verdicts, "error": reasons}
+    table = pd.DataFrame(columns).astype({"label": object, "error": object})  # None, not NaN, where there is none
+    if isinstance(recorder, EmbeddingRecorder):
+        return table.join(image_statistics(images)).assign(embedding=pd.Series(recorded, dtype=object))
+    return table if recorder is None else recorder.added_to(table, recorded)
+
+
+def _require_settings(
+    threshold: float | None,
+    batch_size: int | str,
+    dtype: str,
+    tta: int,
+    every_face: bool,
+    monitoring: bool,
+    cascade: bool,
+    cascade_tolerance: float,
+    members: bool,
+) -> None:
+    """Refuse settings of `predict` that are out of range or exclude each other, before anything is loaded."""
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold}: must be between 0 and 1.")
     if monitoring and every_face:
@@ -104,66 +141,51 @@ def predict(
         raise InputError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}.")
     if not 0 <= cascade_tolerance <= 1 or (cascade_tolerance and not cascade):
         raise InputError(f"--cascade_tolerance {cascade_tolerance}: must be between 0 and 1, with --cascade.")
+    if members and (monitoring or cascade):
+        raise InputError("--members: goes neither with --cascade, which does not ask them all, nor with --monitoring.")
     if cascade and (monitoring or every_face or tta > 1):
         raise InputError(
             "--cascade: asks each member about one view or not at all; leave --monitoring, --every_face and --tta out."
         )
-    named = named_images(inputs, image_root, follow_links, image_column)
-    images = [image for _, image in named]
-    model, processor, fake_column = load_detector(name_or_path, fake_label=fake_label)
-    on_gpu = torch.cuda.is_available()
-    model.to("cuda" if on_gpu else "cpu")  # type: ignore[arg-type]
+
+
+def _prepare(model: Any, dtype: str, compile: bool) -> None:
+    """Bring a model to the device and the form in which it scores fastest."""
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     speed_up(model, _precision(dtype, model.device))
     for member in getattr(model, "members", [model]) if compile else []:
         member.compile()
-    if batch_size == "auto":
-        batch_size = 128 if on_gpu else 16
-    if every_face and "face_crop" not in getattr(model.config, "reading", {}):
-        raise InputError(f"--every_face: {name_or_path} does not read faces; it was trained without --face_crop.")
-    cascaded = None
-    if cascade:
-        if not isinstance(model, EnsembleForImageClassification):
-            raise InputError(f"--cascade: {name_or_path} is no ensemble but a single detector.")
-        cascaded = _Cascade(model, threshold, cascade_tolerance)
-    band = getattr(model.config, "uncertain_band", None) if threshold is None else None
-    threshold = threshold if threshold is not None else float(getattr(model.config, "threshold", 0.5))
-    recorder = EmbeddingRecorder(model) if monitoring else None
-    embeddings: list[Any] = [None] * len(images)
-    prob_fake = np.full(len(images), np.nan)
-    reasons: list[str | None] = [None] * len(images)
-    asked = np.full((len(images), 3), np.nan)
-    with tqdm(total=len(images), desc="Scoring", unit="image", delay=1) as progress:
-        settings = (fake_column, int(batch_size), num_workers, every_face, tta, cascaded)
-        scores = score_images(model, processor, images, *settings)
+
+
+def _collected(
+    scores: Iterator[tuple[list[int], NDArray[np.float64], dict[int, str]]],
+    count: int,
+    recorder: "EmbeddingRecorder | _Cascade | _Votes | None",
+    name_or_path: str,
+) -> tuple[NDArray[np.float64], list[str | None], list[Any]]:
+    """Of each image its probability of fake, why there is none, and what was recorded meanwhile."""
+    prob_fake = np.full(count, np.nan)
+    reasons: list[str | None] = [None] * count
+    recorded: list[Any] = [None] * count
+    with tqdm(total=count, desc="Scoring", unit="image", delay=1) as progress:
         for indices, logits, errors in scores:
             prob_fake[indices] = expit(logits[:, 1] - logits[:, 0])
             if np.isnan(prob_fake[indices]).any():
                 raise InputError(f"{name_or_path}: gives no number for an image; it diverged in training.")
             for index, reason in errors.items():
                 reasons[index] = reason
-            if recorder and indices:
-                for index, embedding in zip(indices, recorder.take(len(indices)), strict=True):
-                    embeddings[index] = embedding
-            if cascaded and indices:
-                asked[indices] = cascaded.take()
+            if recorder is not None and indices:
+                for index, row in zip(indices, recorder.take(len(indices)), strict=True):
+                    recorded[index] = row
             progress.update(len(indices) + len(errors))
-    verdicts = [None if np.isnan(prob) else verdict(prob, threshold, band) for prob in prob_fake]
-    columns = {"image": [name for name, _ in named], "prob_fake": prob_fake, "label": verdicts, "error": reasons}
-    table = pd.DataFrame(columns).astype({"label": object, "error": object})  # None, not NaN, where there is none
-    if cascade:
-        table = table.join(pd.DataFrame(asked, columns=["members_run", "prob_fake_low", "prob_fake_high"]))
-        table = table.astype({"members_run": "Int64"})
-        table.attrs["members"] = len(model.config.members)
-        return table
-    if not monitoring:
-        return table
-    return table.join(image_statistics(images)).assign(embedding=pd.Series(embeddings, dtype=object))
+    return prob_fake, reasons, recorded
 
 
 class _Cascade:
     """Runs batches as a cascade and keeps what it did for each image."""
 
     def __init__(self, model: EnsembleForImageClassification, threshold: float | None, tolerance: float) -> None:
+        self._members = len(model.members)
         self._run: Any = partial(model.cascade, threshold=threshold, tolerance=tolerance)
         self._kept: list[torch.Tensor] = []
 
@@ -172,11 +194,48 @@ class _Cascade:
         self._kept.append(torch.column_stack([output.members_run, output.bounds]))  # type: ignore[list-item]
         return output
 
-    def take(self) -> NDArray[np.float64]:
-        """Members that were asked and both bounds, of each image since the last call."""
+    def take(self, images: int) -> NDArray[np.float64]:
+        """Members that were asked and both bounds, of that many images, all since the last call."""
         rows: NDArray[np.float64] = torch.cat(self._kept).double().cpu().numpy()
         self._kept.clear()
         return rows
+
+    def added_to(self, table: pd.DataFrame, recorded: Sequence[Any]) -> pd.DataFrame:
+        """The table with a column for each of these, empty for images that were not read."""
+        columns = ["members_run", "prob_fake_low", "prob_fake_high"]
+        table = table.join(_rows(recorded, columns)).astype({"members_run": "Int64"})
+        table.attrs["members"] = self._members
+        return table
+
+
+class _Votes:
+    """Keeps what each member of an ensemble says while it scores."""
+
+    def __init__(self, model: EnsembleForImageClassification) -> None:
+        config: Any = model.config
+        self._shares = dict(zip(config.member_names, vote_shares(config.weights, config.voting), strict=True))
+        self._calibration = {name: getattr(config, name) for name in ("temperatures", "biases", "isotonic")}
+        self._kept: list[torch.Tensor] = []
+        model.register_forward_hook(lambda _, __, output: self._kept.append(output.member_logits))
+
+    def take(self, images: int) -> NDArray[np.float64]:
+        """Calibrated probabilities by member of that many images, all since the last call; the mean over an image's views."""
+        probs = member_probabilities(torch.cat(self._kept), **self._calibration)
+        self._kept.clear()
+        rows: NDArray[np.float64] = probs.unflatten(0, (images, -1)).mean(dim=1).double().cpu().numpy()
+        return rows
+
+    def added_to(self, table: pd.DataFrame, recorded: Sequence[Any]) -> pd.DataFrame:
+        """The table with a column for each member, empty for images that were not read."""
+        table = table.join(_rows(recorded, [f"prob_fake_{name}" for name in self._shares]))
+        table.attrs["shares"] = self._shares
+        return table
+
+
+def _rows(recorded: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
+    nothing = np.full(len(columns), np.nan)
+    rows = [nothing if row is None else row for row in recorded]
+    return pd.DataFrame(np.reshape(rows, (-1, len(columns))), columns=list(columns))
 
 
 def _precision(name: str, device: torch.device) -> torch.dtype:
@@ -188,6 +247,36 @@ def _precision(name: str, device: torch.device) -> torch.dtype:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hf-deepfake predict`: images in, a table out; 1 when any image could not be read."""
+    arguments = vars(_parser().parse_args(argv))
+    output: Path | None = arguments.pop("output")
+    submission: Path | None = arguments.pop("submission")
+    if output is not None:
+        require_table_suffix(output)
+    if arguments["monitoring"] and (output is None or output.suffix.lower() == ".csv"):
+        raise InputError("--monitoring: embeddings do not fit a CSV; give an --output ending in .parquet or .jsonl.")
+    if submission is not None and output is not None and submission.resolve() == output.resolve():
+        raise InputError(f"--submission and --output are both {output}; give them two names.")
+    if submission is not None:
+        handed_in, score = blank_submission(arguments["inputs"], submission, arguments["image_column"])
+    table = predict(arguments.pop("model"), arguments.pop("inputs"), **arguments)
+    failed = table[table["error"].notna()]
+    if submission is not None:
+        with whole(submission) as partial:
+            handed_in.assign(**{score: table["prob_fake"].fillna(0.5)}).to_csv(partial, index=False)
+        _say(f"wrote {submission} ({len(table)} images, {len(failed)} unreadable with 0.5)", Console())
+    if output is not None:
+        save_table(table, output)
+        _say(f"wrote {output} ({len(table)} images, {len(failed)} unreadable)", Console())
+    if "members_run" in table:
+        _say(_saving(table), Console())
+    if output is None and submission is None:
+        _print(table)
+    for reason in failed["error"][:10]:
+        _say(f"unreadable: {reason}", Console(stderr=True))
+    return 1 if len(failed) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hf-deepfake predict", description="Score images, folders or lists.")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder, table or http(s) address")
     parser.add_argument("--model", required=True, metavar="DIR", help="detector or ensemble: folder or Hub id")
@@ -203,44 +292,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_workers", type=int, default=0, help="processes that decode")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="auto: bfloat16 where that is faster")
     parser.add_argument("--compile", action="store_true", help="compile the networks first; pays for many images")
+    parser.add_argument("--members", action="store_true", help="add what each member of an ensemble says")
     parser.add_argument("--cascade", action="store_true", help="ask no more members once a verdict is certain")
     parser.add_argument("--cascade_tolerance", type=float, default=0.0, help="stop where scores can differ no more")
     parser.add_argument(
         "--submission", type=Path, metavar="CSV", help="write the INPUT table's names with their scores"
     )
     parser.add_argument("--monitoring", action="store_true", help="add to --output what hf-deepfake monitor compares")
-    arguments = vars(parser.parse_args(argv))
-    output: Path | None = arguments.pop("output")
-    submission: Path | None = arguments.pop("submission")
-    if output is not None and output.suffix.lower() not in _WRITERS:
-        raise InputError(f"{output}: writes {', '.join(_WRITERS)}; found {output.suffix or 'no suffix'}.")
-    if arguments["monitoring"] and (output is None or output.suffix.lower() == ".csv"):
-        raise InputError("--monitoring: embeddings do not fit a CSV; give an --output ending in .parquet or .jsonl.")
-    if submission is not None and output is not None and submission.resolve() == output.resolve():
-        raise InputError(f"--submission and --output are both {output}; give them two names.")
-    if submission is not None:
-        handed_in, score = blank_submission(arguments["inputs"], submission, arguments["image_column"])
-    table = predict(arguments.pop("model"), arguments.pop("inputs"), **arguments)
-    failed = table[table["error"].notna()]
-    if submission is not None:
-        with whole(submission) as partial:
-            handed_in.assign(**{score: table["prob_fake"].fillna(0.5)}).to_csv(partial, index=False)
-        _say(f"wrote {submission} ({len(table)} images, {len(failed)} unreadable with 0.5)", Console())
-    if output is not None:
-        with whole(output) as partial:
-            _WRITERS[output.suffix.lower()](table, partial)
-        _say(f"wrote {output} ({len(table)} images, {len(failed)} unreadable)", Console())
-    if "members_run" in table:
-        _say(_saving(table), Console())
-    if output is None and submission is None:
-        _print(table)
-    for reason in failed["error"][:10]:
-        _say(f"unreadable: {reason}", Console(stderr=True))
-    return 1 if len(failed) else 0
+    return parser
 
 
 def _number_or_auto(text: str) -> int | str:
-    return text if text == "auto" else int(text)
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more, or auto") from error
 
 
 def _saving(table: pd.DataFrame) -> str:
@@ -257,6 +323,8 @@ def _print(table: pd.DataFrame) -> None:
     for row in table.to_dict("records"):
         answer = f"{row['prob_fake']:.3f}  {row['label']}" if row["label"] else "unreadable"
         _say(f"{answer}  {row['image']}", console)
+        for name, share in table.attrs.get("shares", {}).items() if row["label"] else ():
+            _say(f"  {row[f'prob_fake_{name}']:.3f}  {name} ({share:.0%} of the vote)", console)
 
 
 def _say(line: str, console: Console) -> None:

@@ -276,6 +276,7 @@ def test_an_ensemble_folder_holds_a_checkpoint_its_votes_and_its_measures(
         "predictions/validation.parquet",
         "preprocessor_config.json",
         "results.json",
+        "running_deepfake_ensemble.py",
     }
     assert [path.name for path in folder.parent.iterdir()] == ["three"]
 

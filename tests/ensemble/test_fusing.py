@@ -138,7 +138,11 @@ def test_a_fit_that_lacks_a_member_is_refused(fused: Path, tmp_path: Path) -> No
         (["RUN", "--output_dir", "o", "--labels", "x"], "an ensemble of run directories does not take --labels"),
         (["--apply", "d", "--predictions", "a.csv"], "--apply needs --output"),
         (["--refit", "d", "--output_dir", "o"], "--refit needs --labels"),
-        (["--apply", "d", "--predictions", "a", "--output", "v.txt"], "--output v.txt: must end in one of .csv"),
+        (["RUN", "--output_dir", "o", "--voting", "hard", "--target_error", "0.1"], "--target_error: a share of hard"),
+        (
+            ["--apply", "d", "--predictions", "a", "--output", "v.txt"],
+            "v.txt: writes .csv, .jsonl, .parquet; found .txt",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(

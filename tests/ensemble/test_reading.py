@@ -76,6 +76,8 @@ def test_labels_may_be_missing_where_they_are_not_needed(tmp_path: Path) -> None
     pd.DataFrame(ROWS).drop(columns="label").to_csv(bare, index=False)
     assert "label" not in read_members([str(bare)], labelled=None)["vit"]
     assert "label" in read_members([write(tmp_path / "two.csv")], labelled=None)["two"]
+    voted = write(tmp_path / "voted.csv", prob_fake_vit=[0.1, 0.2, 0.3])  # whose label is a verdict
+    assert "label" not in read_members([voted], labelled=None)["voted"]
     with pytest.raises(InputError, match=r"vit\.csv: no label column found"):
         read_members([str(bare)])
 
@@ -89,7 +91,8 @@ def test_labels_may_be_missing_where_they_are_not_needed(tmp_path: Path) -> None
         ({"logit_real": [0, 0, "inf"], "logit_fake": [1, 1, 1]}, r"row 2 \(c\) .* must be two numbers"),
         ({"image": ["a", "b", "a"]}, "one: a has more than one row, 1 such rows"),
         ({"label": ["real", "fake", "maybe"]}, r"one.csv \(label\): cannot tell .*maybe"),
-        ({"error": ["", "", ""]}, "one.csv: is a table of hf-deepfake predict, whose label is a verdict"),
+        ({"error": ["", "", ""]}, "one.csv: is a table of hf-deepfake predict or .*, whose label is a verdict"),
+        ({"prob_fake_vit": [0.1, 0.2, 0.3]}, "one.csv: is a table of .* ensemble --apply, whose label is a verdict"),
     ],
 )
 def test_wrong_tables_are_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:

@@ -1,4 +1,5 @@
 import functools
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -6,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import draw_image
 from transformers import AutoConfig
 
 from hf_deepfake import build_ensemble, cli
-from hf_deepfake.ensemble import measuring
+from hf_deepfake.data.fingerprints import load_training_images, save_training_images
+from hf_deepfake.ensemble import measuring, refitting
 from hf_deepfake.ensemble.refitting import refit_ensemble, score_members
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation import benchmark
@@ -59,6 +62,8 @@ def test_a_refit_keeps_the_old_images_and_values_and_leaves_the_old_folder_alone
     assert results["refit"]["corrected"] == 40
     assert results["refit"]["old"] == 0  # each was corrected
     assert "the fit hangs on single images" in " ".join(capsys.readouterr().out.split())
+    [doubt] = results["refit"]["doubts"]
+    assert doubt.startswith("…/corrected.csv: with no old validation images")  # no folder, which push would refuse
     table = load_predictions(tmp_path / "new" / "predictions" / "validation.parquet").set_index("image")
     assert (table.loc[old["image"], "label"].to_numpy() == 1 - old["label"].to_numpy()).all()
     was, now = (AutoConfig.from_pretrained(folder) for folder in (ensemble, tmp_path / "new"))
@@ -68,6 +73,27 @@ def test_a_refit_keeps_the_old_images_and_values_and_leaves_the_old_folder_alone
     assert entry["images"] == {"corrected": 40, "old": 0, "unreadable": 0}
     assert (results["choices"]["calibration"], results["choices"]["threshold"]) == ("platt", "eer")
     assert load_detector(str(tmp_path / "new")).model.config.history == now.history
+
+
+def test_a_corrected_image_is_found_by_its_content_whatever_it_is_called_and_is_listed_as_seen(
+    ensemble: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    old = load_predictions(ensemble / "predictions" / "validation.parquet")
+    hashes = [hashlib.sha256((image_folder / name).read_bytes()).hexdigest() for name in old["image"]]
+    seen = pd.DataFrame({"image": old["image"], "split": "validation", "sha256": hashes})
+    save_training_images(seen[:-1], ensemble)  # one is known by its name only
+    names = [*old["image"][:2], old["image"].iloc[-1]]
+    draw_image(1, 99).save(tmp_path / "new.png")
+    corrected = [str(image_folder / names[0]), str(image_folder / names[1]), str(tmp_path / "new.png")]
+    pd.DataFrame({"image": corrected, "label": ["fake", "real", "fake"]}).to_csv(tmp_path / "one.csv", index=False)
+    scored, _ = score_members(load_detector(str(ensemble)), DataArguments(dataset_name=str(tmp_path / "one.csv")))
+    scored.loc[2, "image"] = names[2]
+    members = ["resnet", "efficientnet", "vit"]
+    kept = refitting._old_validation(ensemble, members, scored, load_training_images(ensemble))
+    assert list(kept["image"]) == list(old["image"][2:-1])
+    listed = refitting._seen_and(scored, seen)
+    assert set(listed["sha256"]) == {*hashes, hashlib.sha256((tmp_path / "new.png").read_bytes()).hexdigest()}
+    assert len(listed) == len(seen) + 1
 
 
 def test_members_are_scored_as_they_were_when_the_ensemble_was_built(ensemble: Path, image_folder: Path) -> None:

@@ -162,6 +162,13 @@ def test_an_evaluation_adds_its_benchmarks_and_what_corruptions_do(tmp_path: Pat
     assert "- **test of hard** (10 real photographs, 10 fakes)." in text
 
 
+def test_a_single_detector_that_brings_code_is_trusted_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "a.B"}}))
+    text = model_card(detector_results(), tmp_path, Publication("me/faces"))
+    assert 'pipeline("image-classification", model="me/faces", revision="main", trust_remote_code=True)' in text
+    assert "its own verdict is `fake` from 0.500 on" in text
+
+
 @pytest.mark.parametrize(("text", "answer"), [("- 1\n", "is no recipe.*found list"), ("a: [", "cannot be read: ")])
 def test_a_broken_recipe_is_named(tmp_path: Path, text: str, answer: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)

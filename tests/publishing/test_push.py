@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import draw_image
+from huggingface_hub import HfApi
 from standin_hub import Repository, StandInHub, lfs_oid
 
 from hf_deepfake import InputError, cli
@@ -18,7 +19,7 @@ from hf_deepfake.evaluation.benchmark import environment, save_results
 from hf_deepfake.evaluation.metrics import bootstrap_intervals, detection_metrics
 from hf_deepfake.evaluation.predictions import load_predictions
 from hf_deepfake.models.detector import LoadedDetector, load_detector
-from hf_deepfake.publishing.push import main
+from hf_deepfake.publishing.push import main, push_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,29 @@ def test_a_private_repository_is_not_there_for_others(
     hub.tokens["of-someone-else"] = "them"
     with pytest.raises(InputError, match="me/faces: cannot be loaded"):
         load_detector("me/faces")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "folder"), [("checkpoint", "last-checkpoint"), ("all_checkpoints", "checkpoint-2")]
+)
+def test_what_a_training_resumes_from_is_pushed_without_where_it_lies(
+    hub: StandInHub, tmp_path: Path, strategy: str, folder: str
+) -> None:
+    checkpoint = tmp_path / "anna" / "checkpoint-2"
+    checkpoint.mkdir(parents=True)
+    for name in ("config.json", "modeling_deepfake_ensemble.py", "optimizer.pt", "training_args.bin"):
+        (checkpoint / name).write_text("hf_token" if name == "training_args.bin" else "{}")
+    state = {"best_model_checkpoint": str(tmp_path / "anna" / "checkpoint-1"), "global_step": 2}
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    HfApi().create_repo("me/faces")
+    for upload in push_checkpoint(checkpoint, "me/faces", None, strategy):
+        upload.result()
+    files = hub.model("me/faces").files
+    whole = {"config.json", "modeling_deepfake_ensemble.py", "optimizer.pt", "trainer_state.json"}
+    root = {"config.json", "modeling_deepfake_ensemble.py"}
+    assert set(files) == root | {f"{folder}/{name}" for name in whole}
+    assert json.loads(files[f"{folder}/trainer_state.json"]) == state | {"best_model_checkpoint": "checkpoint-1"}
+    assert not [body for body in hub.bodies if b"anna" in body or b"hf_token" in body]
 
 
 def test_a_second_push_sends_only_what_has_changed(detector: Path, hub: StandInHub) -> None:

@@ -11,6 +11,7 @@ from transformers import ViTForImageClassification
 from hf_deepfake import InputError
 from hf_deepfake.ensemble.hub.configuration_deepfake_ensemble import EnsembleConfig
 from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import EnsembleForImageClassification
+from hf_deepfake.ensemble.hub.running_deepfake_ensemble import run_within_memory
 from hf_deepfake.models.detector import load_detector
 from hf_deepfake.serving.monitored import DIMENSIONS, EmbeddingRecorder, image_statistics
 
@@ -85,6 +86,7 @@ def test_distances_between_images_survive_the_projection(tmp_path: Path) -> None
     recorder = EmbeddingRecorder(detector)
     features = torch.randn(40, 1000, generator=torch.Generator().manual_seed(0))
     detector.classifier(features)
+    recorder._keep()
     first, second = np.triu_indices(40, 1)
     embeddings = recorder.take(40)
     projected = np.square(embeddings[first] - embeddings[second]).sum(axis=1)
@@ -105,6 +107,23 @@ def test_the_members_of_an_ensemble_all_count(tmp_path: Path) -> None:
         features = [member.vit(pixels).last_hidden_state[:, 0].double().numpy() for member in members]
     projection = np.random.RandomState(0).normal(size=(32, DIMENSIONS)) / 8
     np.testing.assert_allclose(recorder.take(3), np.hstack(features) @ projection, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_that_is_repeated_in_halves_counts_once() -> None:
+    member = build_tiny_vit(32)
+    ensemble = EnsembleForImageClassification(EnsembleConfig(members=[member.config.to_dict()] * 2)).eval()
+    recorder, pixels = EmbeddingRecorder(ensemble), torch.rand(4, 3, 32, 32)
+
+    def two_images_fit(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if len(inputs[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with torch.inference_mode():
+        ensemble(pixels)
+        whole = recorder.take(4)
+        ensemble.members[1].classifier.register_forward_pre_hook(two_images_fit)
+        run_within_memory(ensemble, {"pixel_values": pixels})
+    np.testing.assert_allclose(recorder.take(4), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext"])

@@ -350,6 +350,25 @@ def test_a_cascade_gives_the_same_verdicts_with_fewer_members_and_says_how_many(
     assert said in capsys.readouterr().out.splitlines()
 
 
+def test_members_show_what_each_says_and_how_much_it_counts(
+    ensemble: Path, files: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files[1].write_text("no image")
+    table = predict(str(ensemble), files, members=True, batch_size=2)
+    detailed = pipeline("deepfake-ensemble", model=str(ensemble))(str(files[2]), details=True)["members"]
+    names = [member["name"] for member in detailed]
+    assert list(table) == [*COLUMNS, *(f"prob_fake_{name}" for name in names)]
+    expected = [member["prob_fake"] for member in detailed]
+    assert table.iloc[2, len(COLUMNS) :].tolist() == pytest.approx(expected, abs=1e-6)
+    assert table.iloc[1, len(COLUMNS) :].isna().all()
+    views = predict(str(ensemble), files[2:3], members=True, tta=2)
+    assert abs(views["prob_fake_vit"][0] - table["prob_fake_vit"][2]) > 1e-6
+    capsys.readouterr()
+    assert run("--model", ensemble, files[2], "--members") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1:] == [f"  {prob:.3f}  {name} (33% of the vote)" for prob, name in zip(expected, names, strict=True)]
+
+
 def test_a_cascade_without_a_readable_image_spares_nothing(
     ensemble: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -365,6 +384,7 @@ def test_a_cascade_without_a_readable_image_spares_nothing(
         (["--batch_size", "0"], "--batch_size 0: must be 1 or more, or auto"),
         (["--cascade_tolerance", "0.1"], "--cascade_tolerance 0.1: must be between 0 and 1, with --cascade"),
         (["--cascade", "--cascade_tolerance", "2"], "--cascade_tolerance 2.0: must be between 0 and 1"),
+        (["--cascade", "--members"], "--members: goes neither with --cascade"),
         (["--cascade", "--tta", "2"], "--cascade: asks each member about one view or not at all; leave"),
     ],
 )
@@ -376,8 +396,10 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_loaded(
 
 
 def test_a_cascade_needs_an_ensemble(files: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--cascade: .*vit is no ensemble but a single detector"):
+    with pytest.raises(InputError, match=r"--cascade: .*vit is no ensemble"):
         predict(str(save_tiny_vit(tmp_path / "vit")), files, cascade=True)
+    with pytest.raises(InputError, match=r"--members: .*vit is no ensemble"):
+        predict(str(tmp_path / "vit"), files, members=True)
     with pytest.raises(InputError, match=r"--dtype int8: must be one of float32, bfloat16, float16, auto"):
         predict("no/model", files, dtype="int8")
     with pytest.raises(InputError, match=r"--batch_size many: must be 1 or more, or auto"):

@@ -1,5 +1,4 @@
 import json
-import os
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,7 +127,7 @@ def test_compilation_without_a_compiler_is_refused(tmp_path: Path, monkeypatch: 
         raise RuntimeError("no working C++ compiler")
 
     monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", missing)
-    monkeypatch.setattr("os.environ", dict(os.environ))  # Trainer's arguments leave the backend in it
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "inductor")  # which Trainer's arguments leave set; so it is undone
     with pytest.raises(InputError, match=r"--torch_compile: a C\+\+ compiler is not installed"):
         devices.check_devices(options_for(tmp_path, torch_compile=True))
 
@@ -211,7 +210,7 @@ def test_workers_that_start_afresh_read_the_same_images(image_folder: Path, tmp_
 def test_a_compiled_training_leaves_a_plain_checkpoint(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.environ", dict(os.environ))  # Trainer's arguments leave the backend in it
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "inductor")  # which Trainer's arguments leave set; so it is undone
     choices = {"model_name_or_path": "test_vit", "num_train_epochs": 1}
     plain = train(*arguments(image_folder, tmp_path / "plain", **choices))
     compiled = train(*arguments(image_folder, tmp_path / "compiled", torch_compile=True, **choices))

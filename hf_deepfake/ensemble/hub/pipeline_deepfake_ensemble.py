@@ -19,7 +19,8 @@ from .image_processing_deepfake_ensemble import (
     open_rgb,
     reader_of,
 )
-from .modeling_deepfake_ensemble import VOTE_SETTINGS, member_probabilities, run_within_memory, speed_up, verdict, vote
+from .modeling_deepfake_ensemble import VOTE_SETTINGS, member_probabilities, verdict, vote, vote_shares
+from .running_deepfake_ensemble import run_within_memory, speed_up
 
 _AUTO_ON_CPU = 16
 """Images a batch where memory is no limit; larger ones are no faster there."""
@@ -48,7 +49,7 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
         details: False for `[{"label", "score"}, …]` as `image-classification` gives it; True for one dictionary with
             `label` (the verdict at the threshold; `uncertain` within `uncertain_band`, which a threshold given by hand
             switches off), `prob_fake`, `threshold`, `voting`, `agreement` (the share of members on the ensemble's side of their
-            threshold), `members` (each with `name`, `prob_fake`, `weight`, `label`) and, where stored, `uncertain_band`.
+            threshold), `members` (each with `name`, `prob_fake`, `weight` (its share of this vote), `label`) and, where stored, `uncertain_band`.
     """
 
     _load_video_processor: Any = False  # else repositories with an `auto_map` prompt for trust
@@ -192,13 +193,13 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
             {
                 "name": name,
                 "prob_fake": member_prob,
-                "weight": weight / sum(settings["weights"]),
+                "weight": share,
                 "label": verdict(member_prob, member_threshold),
             }
-            for name, member_prob, weight, member_threshold in zip(
+            for name, member_prob, share, member_threshold in zip(
                 getattr(config, "member_names", ["detector"]),
                 member_probabilities(member_logits, **calibration).mean(dim=0).tolist(),
-                settings["weights"],
+                vote_shares(settings["weights"], kind),
                 settings["member_thresholds"],
                 strict=True,
             )
