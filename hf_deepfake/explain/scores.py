@@ -87,11 +87,12 @@ class Score:
         """From log-odds of fake, shape `(images, models)`, to those of the target by the vote, shape `(images,)`."""
         weights = log_odds.new_tensor(self.weights)
         if self.pools_log_odds:
-            voted: torch.Tensor = log_odds @ weights
+            pooled = log_odds @ weights
         else:
             fake, real = (torch.logsumexp(weights.log() + logsigmoid(sign * log_odds), dim=1) for sign in (1, -1))
-            voted = fake - real
-        return self.sign * (voted / self.temperature + self.bias)
+            pooled = fake - real
+        voted: torch.Tensor = self.sign * (pooled / self.temperature + self.bias)
+        return voted
 
     def box(self, image: Image.Image) -> tuple[int, int, int, int]:
         """Left, top, right and bottom of what is read of an image: its largest face, where faces are cut out, or all."""

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import HubStrategy
-from transformers.utils import PushInProgress
+from transformers.utils.hub import PushInProgress
 
 from hf_deepfake.data.mixing import MixingCollator
 from hf_deepfake.data.seeding import SeededCollator, SeededRows
@@ -138,10 +138,10 @@ class DetectorTrainer(Trainer):
         strategy = HubStrategy(self.args.hub_strategy)
         if self.is_world_process_zero() and strategy != HubStrategy.END:
             self._finish_current_push()
-            jobs = push_checkpoint(
+            jobs: Any = push_checkpoint(
                 Path(checkpoint_folder), str(self.hub_model_id), self.args.hub_revision, strategy.value
             )
-            self.push_in_progress = PushInProgress(jobs)
+            self.push_in_progress: Any = PushInProgress(jobs)
 
     def _finish_current_push(self) -> None:
         """Wait for a push; one that failed does not stop the training."""

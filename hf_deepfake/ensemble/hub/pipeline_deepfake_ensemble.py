@@ -120,9 +120,10 @@ class DeepfakeEnsemblePipeline(ImageClassificationPipeline):
 
     @cached_property
     def _views(self) -> EnsembleImageProcessor:
-        return EnsembleImageProcessor.of(self.image_processor)
+        processor: Any = self.image_processor
+        return EnsembleImageProcessor.of(processor)
 
-    def get_iterator(  # type: ignore[override]
+    def get_iterator(
         self,
         inputs: Any,
         num_workers: int,
