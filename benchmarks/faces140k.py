@@ -38,8 +38,7 @@ def main() -> None:
         _make(run, *command, "--dataset_name", arguments.data, "--output_dir", run)
     ensemble = arguments.output_dir / "ensemble"
     cli = ("-m", "hf_deepfake.cli")
-    voting = ("--voting", "weighted", "--target_error", "0.05")
-    results = _make(ensemble, *cli, "ensemble", *runs, *voting, "--output_dir", ensemble)
+    results = _make(ensemble, *cli, "ensemble", *runs, "--target_error", "0.05", "--output_dir", ensemble)
     corrupted = arguments.output_dir / "corrupted"
     command = ["evaluate", "--model", ensemble, "--data", f"validation={arguments.data}", "--split", "validation"]
     command += ["--corruptions", "jpeg", "resize", "blur", "noise", "--severities", "1,3,5", "--output_dir", corrupted]
