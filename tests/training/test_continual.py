@@ -12,7 +12,16 @@ from rich.console import Console
 from hf_deepfake import InputError
 from hf_deepfake.data.fingerprints import save_training_images, training_images
 from hf_deepfake.data.loading import load_splits
-from hf_deepfake.recipe import AugmentationArguments, ContinuingArguments, DataArguments, parse_recipe, save_recipe
+from hf_deepfake.models.checkpoints import save_checkpoint
+from hf_deepfake.models.detector import new_detector
+from hf_deepfake.recipe import (
+    AugmentationArguments,
+    ContinuingArguments,
+    DataArguments,
+    ModelArguments,
+    parse_recipe,
+    save_recipe,
+)
 from hf_deepfake.training.continual import OLD_VALIDATION, check_earlier, forgetting_table, with_old_images
 from hf_deepfake.training.train import RECIPE, train
 
@@ -63,6 +72,57 @@ def test_images_that_the_earlier_run_knows_are_no_new_ones(earlier: Path, tmp_pa
     assert not known & {*splits["train"]["file"], *splits["validation"]["file"]}
     with pytest.raises(InputError, match=r"it knows all .* images to go on with"):
         replayed(tmp_path / "old", earlier, 0.0)
+
+
+def test_a_folder_that_has_grown_is_measured_on_as_it_was(earlier: Path, tmp_path: Path) -> None:
+    """Its new split would put images that the earlier run was trained on among the old ones to measure on."""
+    old = load_splits(DataArguments(str(tmp_path / "old")))
+    new_images(tmp_path / "old", 20)
+    again = load_splits(DataArguments(str(tmp_path / "old")))["validation"]["file"]
+    assert set(again) & set(old["train"]["file"])
+    splits = replayed(tmp_path / "old", earlier, 1.0)[1].splits
+    assert sorted(splits[OLD_VALIDATION]["file"]) == sorted(old["validation"]["file"])
+    assert set(old["train"]["file"]) <= set(splits["train"]["file"])
+
+
+def test_a_folder_whose_images_are_others_now_has_no_old_ones(earlier: Path, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "old")
+    new_images(tmp_path / "old")
+    with pytest.raises(InputError, match=r"old no longer has the images that it was trained and validated on"):
+        replayed(new_images(tmp_path / "new", 20), earlier, 0.2)
+
+
+def known_among_new(earlier: Path, tmp_path: Path, split: str, classes: tuple[str, ...]) -> Path:
+    """New images with splits, of which all of some classes of one split are known to the earlier run."""
+    data = tmp_path / "new"
+    for name in ("train", "validation", "test"):
+        for label, of_class in enumerate(("real", "fake")):
+            (data / name / of_class).mkdir(parents=True)
+            draw_image(label, {"train": 100, "validation": 101, "test": 102}[name]).save(
+                data / name / of_class / "a.png"
+            )
+    trained = load_splits(DataArguments(str(tmp_path / "old")))["train"]["file"]
+    for of_class in classes:
+        file = next(file for file in trained if file.startswith(of_class))
+        shutil.copy(tmp_path / "old" / file, data / split / of_class / "a.png")
+    return data
+
+
+def test_a_test_split_that_is_known_is_left_out(
+    earlier: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = known_among_new(earlier, tmp_path, "test", ("real", "fake"))
+    splits = replayed(data, earlier, 0.2)[1].splits
+    assert splits.keys() == {"train", "validation", OLD_VALIDATION}
+    assert "knows all test images already" in caplog.text
+
+
+def test_a_class_that_is_known_leaves_nothing_to_measure_on(earlier: Path, tmp_path: Path) -> None:
+    data = known_among_new(earlier, tmp_path, "validation", ("fake",))
+    with pytest.raises(
+        InputError, match=r"without the images that it knows: the validation split has 1 images and not"
+    ):
+        replayed(data, earlier, 0.2)
 
 
 def test_old_images_that_are_gone_are_needed_for_replay_only(
@@ -129,6 +189,20 @@ def test_forgetting_is_told_in_numbers() -> None:
 def test_the_size_of_a_timm_detector_is_told_too(earlier: Path) -> None:
     save_tiny_timm(earlier)
     with pytest.raises(InputError, match=r"--image_size 64: .* reads 32 pixels"):
+        check_earlier(ContinuingArguments(init_from=str(earlier)), 64, "other")
+
+
+@pytest.mark.parametrize(("base", "size"), [("vit", 24), ("test_resnet", 32)])
+def test_the_size_of_a_detector_with_an_mlp_head_is_told_too(
+    base: str, size: int, earlier: Path, tmp_path: Path
+) -> None:
+    name = str(save_tiny_vit(tmp_path / "base")) if base == "vit" else base
+    detector, processor, _ = new_detector(
+        ModelArguments(name, image_size=None if base == "vit" else size, head="mlp", head_layers=[4])
+    )
+    (earlier / "preprocessor_config.json").unlink()
+    save_checkpoint(detector, processor, earlier)
+    with pytest.raises(InputError, match=rf"--image_size 64: .* reads {size} pixels"):
         check_earlier(ContinuingArguments(init_from=str(earlier)), 64, "other")
 
 
