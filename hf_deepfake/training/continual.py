@@ -98,6 +98,8 @@ def with_old_images(
             read.
     """
     run = Path(str(continuing.init_from))
+    if continuing.replay_share > 0 and "train" not in splits:
+        raise InputError("--replay_share: old images cannot be mixed into a stream; pass --replay_share 0.")
     splits, known = _without_known(splits, run, quiet)
     try:
         old = _old_splits(run, augmentation, quiet)
@@ -187,10 +189,12 @@ def _joined(new: Dataset, old: Dataset) -> Dataset:
     return concatenate_datasets([new.select_columns(columns), old.select_columns(columns)])
 
 
-def measure_before(trainer: Any, views: Mapping[str, Any], splits: DatasetDict, run: Path) -> dict[str, Any]:
+def measure_before(
+    trainer: Any, views: Mapping[str, Any], splits: DatasetDict, run: Path, resumed: bool
+) -> dict[str, Any]:
     """Metrics of the earlier detector on new and old validation images, kept in `BEFORE` for a resumed run."""
     path = run / BEFORE
-    if path.is_file():
+    if resumed and path.is_file():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
     before = {}

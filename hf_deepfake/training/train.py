@@ -179,7 +179,8 @@ def train(
         drop_checkpoints(run, incomplete_only=True)
     continual = None
     if replay is not None:
-        continual = replay.summary | {"before": measure_before(trainer, views, splits, run)}
+        before = measure_before(trainer, views, splits, run, resumed=checkpoint is not None)
+        continual = replay.summary | {"before": before}
     _fit(trainer, run, checkpoint, continuing.resume_anyway)
     with disk_watched(run):
         finish(trainer, views, splits, started, continual, continuing.keep_checkpoints)

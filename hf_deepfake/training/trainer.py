@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import nn
@@ -201,6 +202,14 @@ class DetectorTrainer(Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return BalancedSampler(self.shares, seed, self.epochs_over)
 
+    def _get_num_items_in_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, undoing what it multiplies the loss by for several GPUs of one process.
+
+        It takes the loss for a mean over the GPUs' own losses; ours is one, of the outputs that are gathered already.
+        """
+        count: Any = super()._get_num_items_in_batch(*args, **kwargs)
+        return count if count is None else count * max(1, self.args.n_gpu)
+
     def epochs_over(self) -> int:
         """How many epochs are over, also right after a resume."""
         return int(self.state.epoch or 0)
@@ -213,8 +222,10 @@ class DetectorTrainer(Trainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Trainer's own, of the averaged weights where they are averaged."""
+        """Trainer's own, of the averaged weights where they are averaged, and of what is saved in every process."""
         with self._averaged():
+            if self.args.world_size > 1 and not self.is_fsdp_enabled:
+                broadcast(list(self.model.buffers()))  # batch-norm statistics, which are each process's own
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
 

@@ -2,11 +2,13 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from conftest import add_predictions, draw_folder, draw_image, save_tiny_timm, save_tiny_vit
+from conftest import add_predictions, draw_folder, draw_image, save_tiny_timm, save_tiny_vit, training_arguments
+from datasets import DatasetDict
 from rich.console import Console
 
 from hf_deepfake import InputError
@@ -19,11 +21,17 @@ from hf_deepfake.recipe import (
     ContinuingArguments,
     DataArguments,
     ModelArguments,
-    parse_recipe,
     save_recipe,
 )
-from hf_deepfake.training.continual import OLD_VALIDATION, check_earlier, forgetting_table, with_old_images
-from hf_deepfake.training.train import RECIPE, train
+from hf_deepfake.training.continual import (
+    BEFORE,
+    OLD_VALIDATION,
+    check_earlier,
+    forgetting_table,
+    measure_before,
+    with_old_images,
+)
+from hf_deepfake.training.train import train
 
 
 @pytest.fixture
@@ -137,6 +145,26 @@ def test_old_images_that_are_gone_are_needed_for_replay_only(
     assert "what is forgotten cannot be measured" in caplog.text
 
 
+def test_nothing_is_replayed_into_a_stream(earlier: Path, tmp_path: Path) -> None:
+    splits = load_splits(DataArguments(str(new_images(tmp_path / "new"))))
+    del splits["train"]
+    with pytest.raises(InputError, match="--replay_share: old images cannot be mixed into a stream"):
+        with_old_images(splits, ContinuingArguments(init_from=str(earlier)), AugmentationArguments(), 0, True)
+    kept = with_old_images(
+        splits, ContinuingArguments(init_from=str(earlier), replay_share=0.0), AugmentationArguments(), 0, True
+    )
+    assert kept.splits.keys() == {"validation", "test", OLD_VALIDATION}
+
+
+def test_what_an_interrupted_run_had_measured_counts_only_where_it_is_resumed(tmp_path: Path) -> None:
+    """One that was killed before its first checkpoint may start again from another detector."""
+    (tmp_path / BEFORE).write_text('{"validation": {"roc_auc": 0.6}}')
+    trainer = SimpleNamespace(is_world_process_zero=lambda: True)
+    assert measure_before(trainer, {}, DatasetDict(), tmp_path, resumed=True) == {"validation": {"roc_auc": 0.6}}
+    assert measure_before(trainer, {}, DatasetDict(), tmp_path, resumed=False) == {}
+    assert json.loads((tmp_path / BEFORE).read_text()) == {}
+
+
 def test_self_blended_runs_go_on_as_such(earlier: Path, tmp_path: Path) -> None:
     recipe = yaml.safe_load((earlier / "recipe.yaml").read_text())
     (earlier / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"self_blend_prob": 0.5}))
@@ -210,15 +238,8 @@ def test_the_size_of_a_detector_with_an_mlp_head_is_told_too(
 def test_a_continued_run_stores_what_was_known_before_and_after(earlier: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in earlier.rglob("*") if path.is_file()}
     add_predictions(earlier, tmp_path / "old")
-    flags = {
-        "dataset_name": new_images(tmp_path / "new"),
-        "output_dir": tmp_path / "run",
-        "init_from": earlier,
-        "num_train_epochs": 1,
-        "use_cpu": True,
-        "disable_tqdm": True,
-    }
-    run = train(*parse_recipe(RECIPE, [f"--{key}={value}" for key, value in flags.items()], "test"))
+    choices = {"init_from": earlier, "model_name_or_path": None, "num_train_epochs": 1}
+    run = train(*training_arguments(new_images(tmp_path / "new"), tmp_path / "run", **choices))
     assert {path: path.read_bytes() for path in before} == before
     results = json.loads((run / "results.json").read_text())
     assert results["continual"]["before"].keys() == {"validation", OLD_VALIDATION}
