@@ -41,7 +41,7 @@ from hf_deepfake.training.continual import OLD_VALIDATION
 from hf_deepfake.training.devices import BatchSizeNotice, check_checkpointing
 from hf_deepfake.training.distillation import Distillation, Lessons
 from hf_deepfake.training.freezing import Unfreezing, parameter_groups, trained_parameters
-from hf_deepfake.training.guarding import check_weights, disk_watched, refuse_loss
+from hf_deepfake.training.guarding import check_last_batch, check_weights, disk_watched, refuse_loss
 from hf_deepfake.training.losses import cross_entropy, parse_class_weights
 from hf_deepfake.training.resuming import StepSeed, complete_checkpoint, open_again
 from hf_deepfake.training.sampling import BalancedSampler, balanced_shares
@@ -284,6 +284,8 @@ def build_trainer(
     if training.device.type == "cpu":
         training.dataloader_pin_memory = False
     check_checkpointing(detector, training)
+    if rows is not None:
+        check_last_batch(detector, len(rows), training)
     tuning = tuning or TuningArguments()
     stages = prepare_tuning(detector, tuning)
     callbacks: list[TrainerCallback] = [BatchSizeNotice()] if training.auto_find_batch_size else []
