@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 from transformers import pipeline
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.demo import GROUP_PATTERN, make_demo_images
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.ensemble.building import build_ensemble
@@ -18,7 +19,7 @@ from hf_deepfake.ensemble.default import install_default
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.benchmark import load_results
 from hf_deepfake.evaluation.tables import metrics_table
-from hf_deepfake.recipe import DataArguments, parse_recipe
+from hf_deepfake.recipe import parse_recipe
 from hf_deepfake.training.train import RECIPE, train
 
 MEMBERS = {

@@ -28,12 +28,13 @@ from transformers import (
 )
 
 from hf_deepfake import labels
+from hf_deepfake.arguments import DataArguments, ModelArguments
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.ensemble.building import build_ensemble
 from hf_deepfake.evaluation.metrics import bootstrap_intervals
 from hf_deepfake.evaluation.predictions import predictions_table, save_predictions, score_images
 from hf_deepfake.models.detector import load_detector, new_detector
-from hf_deepfake.recipe import DataArguments, ModelArguments, parse_recipe
+from hf_deepfake.recipe import parse_recipe
 from hf_deepfake.training.resuming import StepSeed
 from hf_deepfake.training.train import RECIPE, train
 

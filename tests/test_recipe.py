@@ -6,8 +6,9 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
+from hf_deepfake.arguments import AugmentationArguments, DataArguments, ModelArguments
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import AugmentationArguments, DataArguments, ModelArguments, parse_recipe, save_recipe
+from hf_deepfake.recipe import parse_recipe, save_recipe
 
 TYPES = (DataArguments, AugmentationArguments, ModelArguments, TrainingArguments)
 NEEDED = ["--dataset_name", "images", "--model_name_or_path", "resnet18"]

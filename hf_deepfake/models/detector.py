@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from hf_deepfake import labels
+from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.data.faces import find_cropper
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import (
     EnsembleImageProcessor,
@@ -31,7 +32,6 @@ from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import (
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.heads import new_head, single_detector
 from hf_deepfake.models.imagenet import start_from_imagenet
-from hf_deepfake.recipe import ModelArguments
 
 
 def new_detector(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor, str]:

@@ -10,10 +10,10 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from hf_deepfake.arguments import AugmentationArguments, DataArguments, FittingArguments, ModelArguments
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.metrics import INTERVALS, LOWER_IS_BETTER
 from hf_deepfake.publishing.push import check_access, check_name
-from hf_deepfake.recipe import AugmentationArguments, DataArguments, FittingArguments, ModelArguments
 from hf_deepfake.training.averaging import check_decay
 from hf_deepfake.training.devices import check_devices, default_workers
 from hf_deepfake.training.losses import check_loss

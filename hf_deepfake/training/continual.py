@@ -14,6 +14,7 @@ from rich.table import Table
 from transformers import AutoConfig
 
 from hf_deepfake import labels
+from hf_deepfake.arguments import AugmentationArguments, ContinuingArguments, DataArguments
 from hf_deepfake.data.checking import drop_unreadable
 from hf_deepfake.data.fingerprints import content_hashes, load_training_images
 from hf_deepfake.data.loading import load_splits
@@ -23,7 +24,6 @@ from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.benchmark import benchmark_metrics
 from hf_deepfake.evaluation.predictions import predictions_table
 from hf_deepfake.evaluation.tables import format_metric
-from hf_deepfake.recipe import AugmentationArguments, ContinuingArguments, DataArguments
 from hf_deepfake.writing import whole
 
 OLD_VALIDATION = "old_validation"

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_deepfake.arguments import TuningArguments
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.blocks import parameter_blocks
 from hf_deepfake.models.lora import ADAPTER
-from hf_deepfake.recipe import TuningArguments
 
 logger = logging.getLogger(__name__)
 

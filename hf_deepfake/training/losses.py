@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 from transformers import TrainingArguments
 
+from hf_deepfake.arguments import FittingArguments
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import FittingArguments
 
 
 def cross_entropy(

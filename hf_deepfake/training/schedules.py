@@ -8,8 +8,8 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import SchedulerType, TrainingArguments
 
+from hf_deepfake.arguments import FittingArguments
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import FittingArguments
 
 
 def parse_milestones(texts: Sequence[str]) -> list[tuple[float, float]]:

@@ -19,6 +19,15 @@ from datasets import DatasetDict
 from rich.console import Console
 from transformers import TrainerState, set_seed
 
+from hf_deepfake.arguments import (
+    AugmentationArguments,
+    ContinuingArguments,
+    DataArguments,
+    DistillationArguments,
+    FittingArguments,
+    ModelArguments,
+    TuningArguments,
+)
 from hf_deepfake.data.augmentation import TRANSFORMS
 from hf_deepfake.data.augmentation import augmentation as named_transforms
 from hf_deepfake.data.caching import cache_resized
@@ -35,19 +44,7 @@ from hf_deepfake.evaluation.benchmark import load_results
 from hf_deepfake.evaluation.plots import plot_training
 from hf_deepfake.models.checkpoints import load_checkpoint
 from hf_deepfake.models.detector import new_detector
-from hf_deepfake.recipe import (
-    AugmentationArguments,
-    ContinuingArguments,
-    DataArguments,
-    DistillationArguments,
-    FittingArguments,
-    ModelArguments,
-    TuningArguments,
-    default_recipe,
-    parse_recipe,
-    resolved_recipe,
-    save_recipe,
-)
+from hf_deepfake.recipe import default_recipe, parse_recipe, resolved_recipe, save_recipe
 from hf_deepfake.training.arguments import (
     DetectorTrainingArguments,
     check_arguments,

@@ -25,6 +25,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
+from hf_deepfake.arguments import FittingArguments, TuningArguments
 from hf_deepfake.data.mixing import MixingCollator
 from hf_deepfake.data.seeding import SeededCollator, SeededRows
 from hf_deepfake.data.transforms import collate
@@ -33,7 +34,6 @@ from hf_deepfake.evaluation.metrics import detection_metrics
 from hf_deepfake.models.checkpoints import is_plain, load_unmerged, save_checkpoint, save_unmerged
 from hf_deepfake.printing import first_line
 from hf_deepfake.publishing.push import hub_errors, push_checkpoint
-from hf_deepfake.recipe import FittingArguments, TuningArguments
 from hf_deepfake.training.arguments import DetectorTrainingArguments
 from hf_deepfake.training.averaging import WeightAveraging
 from hf_deepfake.training.callbacks import EarlyStopping, LiveTable

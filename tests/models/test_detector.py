@@ -24,11 +24,11 @@ from transformers import (
 )
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import AugmentationArguments, ModelArguments
 from hf_deepfake.data.transforms import ImageTransform, collate
 from hf_deepfake.ensemble.hub.face_cropping_deepfake_ensemble import FaceCropper
 from hf_deepfake.models.detector import load_detector, new_detector
 from hf_deepfake.models.imagenet import borrow_weights, load_imagenet_weights
-from hf_deepfake.recipe import AugmentationArguments, ModelArguments
 from hf_deepfake.training.losses import cross_entropy
 
 TIMM = {

@@ -12,17 +12,12 @@ from datasets import DatasetDict
 from rich.console import Console
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import AugmentationArguments, ContinuingArguments, DataArguments, ModelArguments
 from hf_deepfake.data.fingerprints import save_training_images, training_images
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.models.checkpoints import save_checkpoint
 from hf_deepfake.models.detector import new_detector
-from hf_deepfake.recipe import (
-    AugmentationArguments,
-    ContinuingArguments,
-    DataArguments,
-    ModelArguments,
-    save_recipe,
-)
+from hf_deepfake.recipe import save_recipe
 from hf_deepfake.training.continual import (
     BEFORE,
     OLD_VALIDATION,

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from transformers import TrainerState, TrainingArguments
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import AugmentationArguments, ModelArguments
 from hf_deepfake.data.augmentation import TRANSFORMS
 from hf_deepfake.data.faces import find_cropper
 from hf_deepfake.data.mixing import MixingCollator
 from hf_deepfake.data.transforms import ImageTransform
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import ImageReader
 from hf_deepfake.models.detector import new_detector
-from hf_deepfake.recipe import AugmentationArguments, ModelArguments
 from hf_deepfake.training import devices, losses
 from hf_deepfake.training import train as training_module
 from hf_deepfake.training.arguments import DetectorTrainingArguments

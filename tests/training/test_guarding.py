@@ -8,8 +8,8 @@ from conftest import build_tiny_vit
 from transformers import TrainingArguments
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.models.detector import new_detector
-from hf_deepfake.recipe import ModelArguments
 from hf_deepfake.training.guarding import check_last_batch, check_weights, disk_watched, refuse_loss
 from hf_deepfake.training.resuming import COMPLETE
 

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy as torch_cross_entropy
 from transformers import TrainingArguments
 
 from hf_deepfake import InputError
-from hf_deepfake.recipe import FittingArguments
+from hf_deepfake.arguments import FittingArguments
 from hf_deepfake.training.losses import check_loss, cross_entropy, parse_class_weights
 
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-1.0, 3.0]])

@@ -34,17 +34,12 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from hf_deepfake.arguments import AugmentationArguments, DataArguments, DistillationArguments, FittingArguments
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.data.mixing import MixingCollator
 from hf_deepfake.data.transforms import ImageTransform
 from hf_deepfake.labels import ID2LABEL, LABEL2ID
 from hf_deepfake.models.detector import load_detector
-from hf_deepfake.recipe import (
-    AugmentationArguments,
-    DataArguments,
-    DistillationArguments,
-    FittingArguments,
-)
 from hf_deepfake.training.arguments import DetectorTrainingArguments
 from hf_deepfake.training.averaging import UNAVERAGED
 from hf_deepfake.training.distillation import Lessons, teacher_views

@@ -15,9 +15,10 @@ from conftest import draw_image, save_tiny_vit, training_arguments
 from transformers import TrainerState
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.fingerprints import training_images
 from hf_deepfake.data.loading import load_splits
-from hf_deepfake.recipe import DataArguments, default_recipe, resolved_recipe, save_recipe
+from hf_deepfake.recipe import default_recipe, resolved_recipe, save_recipe
 from hf_deepfake.training import finishing, resuming
 from hf_deepfake.training.arguments import DetectorTrainingArguments, checkpoint_to_resume
 from hf_deepfake.training.resuming import (

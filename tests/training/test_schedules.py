@@ -5,7 +5,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_deepfake import InputError
-from hf_deepfake.recipe import FittingArguments
+from hf_deepfake.arguments import FittingArguments
 from hf_deepfake.training.schedules import check_schedule, schedule_by_epoch
 
 

@@ -22,13 +22,14 @@ from conftest import (
 from transformers import AutoModelForImageClassification
 
 from hf_deepfake import InputError, cli
+from hf_deepfake.arguments import AugmentationArguments, DataArguments, FittingArguments, ModelArguments
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.data.mixing import MixingCollator
 from hf_deepfake.data.transforms import ImageTransform
 from hf_deepfake.ensemble.building import build_ensemble
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.models.detector import load_detector, new_detector
-from hf_deepfake.recipe import AugmentationArguments, DataArguments, FittingArguments, ModelArguments, parse_recipe
+from hf_deepfake.recipe import parse_recipe
 from hf_deepfake.training import losses
 from hf_deepfake.training import train as training_module
 from hf_deepfake.training.arguments import DetectorTrainingArguments

@@ -9,11 +9,11 @@ import torch
 from conftest import assert_same_weights, build_tiny_vit, save_tiny_vit, train_until, training_arguments
 from transformers import AutoModelForImageClassification, TrainerCallback
 
+from hf_deepfake.arguments import DataArguments, TuningArguments
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.models.detector import load_detector
-from hf_deepfake.recipe import DataArguments, TuningArguments
 from hf_deepfake.training import train as training_module
 from hf_deepfake.training.arguments import DetectorTrainingArguments
 from hf_deepfake.training.train import train
