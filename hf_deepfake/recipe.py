@@ -63,15 +63,25 @@ def _near(names: Iterable[str], known: Collection[str]) -> str:
     return f" Did you mean {near}?" if near else ""
 
 
-def _recipe_flags(path: Path, known: Collection[str]) -> list[str]:
+def load_recipe(path: Path) -> dict[str, Any]:
+    """What a recipe says, as it stands there.
+
+    Raises:
+        InputError: If it is missing, cannot be read, or is no flat mapping.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such recipe.")
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(recipe, dict):
         raise InputError(f"{path}: a recipe is a flat mapping of keys to values; found {type(recipe).__name__}.")
+    return recipe
+
+
+def _recipe_flags(path: Path, known: Collection[str]) -> list[str]:
+    recipe = load_recipe(path)
     unknown = [str(key) for key in recipe if key not in known]
     if unknown:
         raise InputError(f"{path}: unknown keys {unknown}.{_near(unknown, known)}")

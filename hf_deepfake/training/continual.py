@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from rich.table import Table
 from transformers import AutoConfig
@@ -24,6 +23,7 @@ from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.benchmark import benchmark_metrics
 from hf_deepfake.evaluation.predictions import predictions_table
 from hf_deepfake.evaluation.tables import format_metric
+from hf_deepfake.recipe import load_recipe
 from hf_deepfake.writing import whole
 
 OLD_VALIDATION = "old_validation"
@@ -145,7 +145,7 @@ def _without_known(splits: DatasetDict, run: Path, quiet: bool) -> tuple[Dataset
 
 
 def _old_splits(run: Path, augmentation: AugmentationArguments, quiet: bool) -> DatasetDict:
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = load_recipe(run / "recipe.yaml")
     names = {field.name for field in dataclasses.fields(DataArguments)}
     data = DataArguments(**{key: value for key, value in recipe.items() if key in names})
     blended = recipe.get("self_blend_prob", 0) > 0
