@@ -169,11 +169,12 @@ def train(
         detector, processor, views, MixingCollator(augmentation), fitting, training, rows, lessons, tuning
     )
     if seen is not None and now is not None:
-        _announce(origin, splits, skipped, run)
-        save_training_images(seen, run)
-        save_origin(now, run)
-        save_recipe(recipe, run / "recipe.yaml")
-        drop_checkpoints(run, incomplete_only=True)
+        with disk_watched(run):
+            _announce(origin, splits, skipped, run)
+            save_training_images(seen, run)
+            save_origin(now, run)
+            save_recipe(recipe, run / "recipe.yaml")
+            drop_checkpoints(run, incomplete_only=True)
     continual = None
     if replay is not None:
         before = measure_before(trainer, views, splits, run, resumed=checkpoint is not None)

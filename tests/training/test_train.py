@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -260,6 +261,17 @@ def test_flags_of_trainer_that_do_not_go_together_are_refused(image_folder: Path
 def test_a_checkpoint_to_resume_must_exist(image_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--resume_from_checkpoint nowhere: no such checkpoint folder"):
         train(*training_arguments(image_folder, tmp_path / "run", resume_from_checkpoint="nowhere"))
+
+
+def test_a_disk_that_is_full_from_the_start_is_said(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training_module, "save_recipe", full)
+    with pytest.raises(InputError, match=r"run: no room left on the disk .* Make room and start again"):
+        train(*training_arguments(image_folder, tmp_path / "run"))
 
 
 def test_processes_that_do_not_find_each_other_are_refused(
