@@ -111,8 +111,10 @@ def _from_timm(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
         raise InputError(f"{name}: timm cannot build it with {model_args}: {error}") from error
     origin = start_from_imagenet(name, raw) if arguments.pretrained else f"{name}: random weights"
     raw.reset_classifier(2)
-    for parameter in raw.get_classifier().parameters():
-        nn.init.zeros_(parameter)
+    heads = raw.get_classifier()
+    for head in heads if isinstance(heads, tuple) else [heads]:  # distilled networks average two
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)
     size = arguments.image_size or raw.pretrained_cfg["input_size"][-1]
     pretrained_cfg = raw.pretrained_cfg | {
         "input_size": (3, size, size),

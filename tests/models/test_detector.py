@@ -100,6 +100,13 @@ def _train_a_step_and_reload(arguments: ModelArguments, folder: Path) -> None:
         torch.testing.assert_close(again(**batch_again).logits, logits)
 
 
+def test_a_network_with_two_heads_starts_with_both_at_zero() -> None:
+    """Distilled transformers average two classifiers."""
+    arguments = ModelArguments("deit_tiny_distilled_patch16_224", image_size=32, model_args='{"depth": 1}')
+    detector = new_detector(arguments)[0].train()
+    assert not detector(pixel_values=torch.rand(2, 3, 32, 32)).logits.any()
+
+
 @pytest.mark.parametrize("family", TIMM)
 def test_timm_families_train_and_reload(family: str, tmp_path: Path) -> None:
     name, size, model_args = TIMM[family]
