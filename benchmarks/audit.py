@@ -17,13 +17,13 @@ import pandas as pd
 from PIL import Image
 from readme_table import machine, save_figures
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.audit import audit_dataset
 from hf_deepfake.data.duplicates import connected, exact_duplicates, near_duplicates
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.measuring import measure_images
 from hf_deepfake.data.shortcuts import metadata_shortcut
 from hf_deepfake.data.splitting import everything
-from hf_deepfake.recipe import DataArguments
 
 PLANTED, TIMED = 400, 10_000
 

@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 from readme_table import ROOT, machine, save_figures
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.evaluation.benchmark import benchmark_metrics
 from hf_deepfake.evaluation.predictions import load_predictions, predictions_table, score_images
 from hf_deepfake.evaluation.tables import format_metric
 from hf_deepfake.models.detector import load_detector
-from hf_deepfake.recipe import DataArguments
 
 SIDE, EPOCHS = 128, 3
 

@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 from readme_table import machine, save_figures
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.audit import everything
 from hf_deepfake.data.duplicates import connected, near_duplicates
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.measuring import measure_images
-from hf_deepfake.recipe import DataArguments
 
 TEACHER, STUDENT = "tf_efficientnet_lite0", "mobilenetv2_075"
 METRICS = {

@@ -24,11 +24,11 @@ from PIL import Image
 from readme_table import machine, save_figures
 from transformers import pipeline
 
+from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.ensemble.building import assemble
 from hf_deepfake.ensemble.fitting import Fit
 from hf_deepfake.ensemble.hub.running_deepfake_ensemble import has_instructions_for
 from hf_deepfake.models.detector import new_detector
-from hf_deepfake.recipe import ModelArguments
 
 NAMES, BATCH = ("efficientnet_b0", "resnet18", "convnext_atto"), 16
 HALF = torch.bfloat16

@@ -15,12 +15,12 @@ from typing import Any
 from PIL import Image
 from readme_table import machine, save_figures
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
 from hf_deepfake.evaluation import predictions
 from hf_deepfake.evaluation.robustness import corruption_changes
 from hf_deepfake.models.detector import LoadedDetector, load_detector
-from hf_deepfake.recipe import DataArguments
 
 CORRUPTIONS = ("jpeg", "resize", "blur", "noise", "contrast")
 

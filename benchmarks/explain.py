@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 from readme_table import RESULTS, machine, save_figures
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import open_rgb
@@ -30,7 +31,6 @@ from hf_deepfake.explain.ground_truth import pointing_on_blends, rate_interval
 from hf_deepfake.explain.scores import Score
 from hf_deepfake.labels import FAKE, REAL
 from hf_deepfake.models.detector import LoadedDetector, load_detector
-from hf_deepfake.recipe import DataArguments
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from readme_table import machine, save_figures
 from torchvision.transforms.v2 import functional
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import open_rgb
@@ -27,7 +28,6 @@ from hf_deepfake.explain.cams import grad_cam
 from hf_deepfake.explain.integrated import integrated_gradients
 from hf_deepfake.explain.scores import Score
 from hf_deepfake.models.detector import LoadedDetector, load_detector
-from hf_deepfake.recipe import DataArguments
 
 STEPS, BATCH = 32, 16
 

@@ -21,9 +21,9 @@ from PIL import Image
 from readme_table import machine, save_figures
 from transformers import TimmWrapperImageProcessor, ViTImageProcessor
 
+from hf_deepfake.arguments import AugmentationArguments
 from hf_deepfake.data.transforms import ImageTransform
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import ImageReader
-from hf_deepfake.recipe import AugmentationArguments
 
 SIDE, TURNS = 224, 7
 

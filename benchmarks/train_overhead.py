@@ -29,9 +29,10 @@ from readme_table import machine, save_figures
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.labels import NAMES
 from hf_deepfake.models.detector import new_detector
-from hf_deepfake.recipe import ModelArguments, parse_recipe
+from hf_deepfake.recipe import parse_recipe
 from hf_deepfake.training import train as training_module
 from hf_deepfake.training.train import RECIPE, _keep_freed_memory, train
 

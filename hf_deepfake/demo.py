@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from transformers import pipeline
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.demo import GROUP_PATTERN, make_demo_images
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.ensemble.building import build_ensemble
@@ -18,7 +18,7 @@ from hf_deepfake.ensemble.default import install_default
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.benchmark import load_results
 from hf_deepfake.evaluation.tables import metrics_table
-from hf_deepfake.recipe import DataArguments, parse_recipe
+from hf_deepfake.recipe import load_recipe, parse_recipe
 from hf_deepfake.training.train import RECIPE, train
 
 MEMBERS = {
@@ -88,7 +88,7 @@ def _flags(choices: dict[str, Any]) -> list[str]:
 def _check_same_data(run: Path, source: Path) -> None:
     recipe = run / "recipe.yaml"
     if recipe.is_file():
-        before = yaml.safe_load(recipe.read_text(encoding="utf-8"))["dataset_name"]
+        before = load_recipe(recipe)["dataset_name"]
         if Path(before).resolve() != source.resolve():
             raise InputError(f"{run}: was trained on {before}, not on {source}; choose another --output_dir.")
 

@@ -2,12 +2,15 @@
 
 import functools
 import os
+import subprocess
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import huggingface_hub
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from standin_hub import StandInHub
 from transformers import (
     PreTrainedModel,
@@ -24,12 +28,15 @@ from transformers import (
 )
 
 from hf_deepfake import labels
+from hf_deepfake.arguments import DataArguments, ModelArguments
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.ensemble.building import build_ensemble
 from hf_deepfake.evaluation.metrics import bootstrap_intervals
 from hf_deepfake.evaluation.predictions import predictions_table, save_predictions, score_images
 from hf_deepfake.models.detector import load_detector, new_detector
-from hf_deepfake.recipe import DataArguments, ModelArguments
+from hf_deepfake.recipe import parse_recipe
+from hf_deepfake.training.resuming import StepSeed
+from hf_deepfake.training.train import RECIPE, train
 
 torch.set_num_threads(1)
 
@@ -118,6 +125,66 @@ def add_predictions(run: Path, data: Path) -> Path:
             logits[indices] = scores
         save_predictions(predictions_table(rows, logits), run / "predictions" / f"{split}.parquet")
     return run
+
+
+def training_flags(data: Path, run: Path, **choices: Any) -> list[str]:
+    """Of a quick training of four steps an epoch on `image_folder`; a choice of None leaves its flag out."""
+    flags = {
+        "dataset_name": data,
+        "output_dir": run,
+        "model_name_or_path": "test_resnet",
+        "num_train_epochs": 2,
+        "learning_rate": 3e-3,
+        "per_device_train_batch_size": 8,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    if "model_name_or_path" not in choices:
+        flags["image_size"] = 32
+    return [
+        str(word)
+        for name, value in (flags | choices).items()
+        if value is not None
+        for word in (f"--{name}", *(value if isinstance(value, list) else [value]))
+    ]
+
+
+def training_arguments(data: Path, run: Path, **choices: Any) -> tuple[Any, ...]:
+    """`training_flags`, parsed for `train`."""
+    return parse_recipe(RECIPE, training_flags(data, run, **choices), "test")
+
+
+def train_until(step: int, arguments: tuple[Any, ...]) -> None:
+    """Train as `arguments` say, and stop by Ctrl-C where a step begins."""
+    seed = StepSeed.on_step_begin
+
+    def interrupted(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == step:
+            raise KeyboardInterrupt
+        seed(self, args, state, control, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepSeed, "on_step_begin", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(*arguments)
+
+
+def launch(config: str, flags: Sequence[str], **environment: str) -> None:
+    """Train in processes of their own, as many as an accelerate configuration of `recipes/` says."""
+    recipes = Path(__file__).resolve().parents[1] / "recipes"
+    start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    command = [*start, str(recipes / "accelerate" / f"{config}.yaml"), str(recipes / "train.py"), *flags]
+    surroundings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(recipes.parent)} | environment
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def assert_same_weights(file: Path, expected: Path) -> None:
+    """Two files of safetensors hold the same bits."""
+    tensors, others = load_file(file), load_file(expected)
+    assert tensors.keys() == others.keys()
+    for name, tensor in others.items():
+        assert torch.equal(tensors[name], tensor), name
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,9 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
+from hf_deepfake.arguments import AugmentationArguments, DataArguments, ModelArguments
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import AugmentationArguments, DataArguments, ModelArguments, parse_recipe, save_recipe
+from hf_deepfake.recipe import load_recipe, parse_recipe, save_recipe
 
 TYPES = (DataArguments, AugmentationArguments, ModelArguments, TrainingArguments)
 NEEDED = ["--dataset_name", "images", "--model_name_or_path", "resnet18"]
@@ -97,6 +98,13 @@ def test_a_recipe_that_is_no_mapping_is_refused_in_one_line(text: str, message: 
     with pytest.raises(InputError, match=rf"bad\.yaml: .*{message}") as caught:
         parse("--config", str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_no_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(b"a: \xff\xfe")
+    with pytest.raises(InputError, match=r"bad\.yaml: not YAML: .* can't decode"):
+        load_recipe(path)
 
 
 @pytest.mark.parametrize("name", ["mix_prob", "self_blend_prob"])

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers.hf_argparser import string_to_bool
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.audit_page import save_page
 from hf_deepfake.data.augmentation import preview_transforms
 from hf_deepfake.data.cleaning import decide, save_cleaned
@@ -45,7 +46,6 @@ from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import Unreadab
 from hf_deepfake.errors import InputError
 from hf_deepfake.labels import NAMES
 from hf_deepfake.printing import printable
-from hf_deepfake.recipe import DataArguments
 from hf_deepfake.writing import whole
 
 _DATA_FLAGS = "dataset_config_name dataset_revision image_root image_column label_column fake_label group_by".split()

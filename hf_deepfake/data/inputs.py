@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
 from hf_deepfake.data.tables import TABLE_SUFFIXES
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import DataArguments
 
 
 def named_images(

@@ -11,11 +11,11 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from hf_deepfake import labels
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.splitting import check_groups, make_splits
 from hf_deepfake.data.tables import TABLE_SUFFIXES, UNKNOWN_SOURCE, read_hub, read_saved, read_tables, rows_of
 from hf_deepfake.data.walking import IMAGE_SUFFIXES, find_images
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import DataArguments
 
 SPLITS = ("train", "validation", "test")
 

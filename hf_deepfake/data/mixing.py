@@ -6,9 +6,9 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from hf_deepfake.arguments import AugmentationArguments
 from hf_deepfake.data.transforms import collate
 from hf_deepfake.labels import NAMES
-from hf_deepfake.recipe import AugmentationArguments
 
 
 class MixingCollator:

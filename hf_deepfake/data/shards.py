@@ -24,10 +24,10 @@ from datasets import (
 from tqdm.auto import tqdm
 
 from hf_deepfake import labels
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.tables import LABEL_COLUMNS, load_hub
 from hf_deepfake.errors import InputError
 from hf_deepfake.printing import first_line
-from hf_deepfake.recipe import DataArguments
 
 _BUILDERS = {".tar": "webdataset", ".parquet": "parquet"}
 _IMAGE_FIELDS = "jpg jpeg png webp JPG JPEG PNG WEBP".split()

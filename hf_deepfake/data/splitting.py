@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import DataArguments
 
 logger = logging.getLogger(__name__)
 

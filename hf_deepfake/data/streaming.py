@@ -10,6 +10,7 @@ import numpy as np
 from datasets import DatasetDict, Image, IterableDataset
 from torch.utils import data as torch_data
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.loading import groups_of, in_splits
 from hf_deepfake.data.seeding import derived_seed, drawing_from
 from hf_deepfake.data.shards import hold, open_streams
@@ -18,7 +19,6 @@ from hf_deepfake.data.tables import find_columns, name_in_shard, read_labels, st
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError
 from hf_deepfake.errors import InputError
 from hf_deepfake.printing import first_line, printable
-from hf_deepfake.recipe import DataArguments
 
 _MOST_LISTED, _MOST_UNREADABLE = 10, 100
 

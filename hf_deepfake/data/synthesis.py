@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_deepfake import labels
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.blending import self_blend
 from hf_deepfake.data.checking import Skipped, report_skipped
 from hf_deepfake.data.faces import find_cropper
@@ -29,7 +30,6 @@ from hf_deepfake.data.tables import TABLE_SUFFIXES
 from hf_deepfake.ensemble.hub.face_cropping_deepfake_ensemble import FaceCropper
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError, open_rgb
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import DataArguments
 from hf_deepfake.writing import whole
 
 FORMATS = ("jpg", "png")

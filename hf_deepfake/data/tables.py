@@ -23,9 +23,9 @@ from datasets import (
 )
 
 from hf_deepfake import labels
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.errors import InputError
 from hf_deepfake.printing import first_line
-from hf_deepfake.recipe import DataArguments
 
 UNKNOWN_SOURCE = "unknown"
 """Of an image whose source is not told where those of others are."""

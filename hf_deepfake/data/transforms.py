@@ -14,12 +14,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 from transformers import BaseImageProcessor, TimmWrapperImageProcessor
 
+from hf_deepfake.arguments import AugmentationArguments
 from hf_deepfake.data.augmentation import augmentation
 from hf_deepfake.data.blending import self_blend
 from hf_deepfake.ensemble.hub.face_cropping_deepfake_ensemble import FaceCropper
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import ImageReader, open_rgb
 from hf_deepfake.labels import FAKE, REAL
-from hf_deepfake.recipe import AugmentationArguments
 
 
 class ImageTransform:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.fingerprints import load_training_images, save_training_images
 from hf_deepfake.ensemble.choosing import choice_table, choose_fit
 from hf_deepfake.ensemble.fitting import Fit
@@ -31,7 +32,6 @@ from hf_deepfake.models.detector import load_detector
 from hf_deepfake.models.heads import single_detector, view_settings
 from hf_deepfake.printing import printable
 from hf_deepfake.publishing.card import save_card
-from hf_deepfake.recipe import DataArguments
 from hf_deepfake.writing import require_table_suffix, save_table, whole
 
 logger = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.tables import LABEL_COLUMNS, UNKNOWN_SOURCE, find_columns, read_labels, read_table
 from hf_deepfake.errors import InputError
 from hf_deepfake.labels import read_split
 from hf_deepfake.printing import printable
-from hf_deepfake.recipe import DataArguments
 
 _DETECTOR_COLUMNS = ("detector", "member", "model")
 _SMALLEST_PROBABILITY = 1e-7

@@ -14,6 +14,7 @@ import torch
 from scipy.special import expit
 from tqdm.auto import tqdm
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.checking import report_skipped
 from hf_deepfake.data.fingerprints import content_hashes, load_training_images, save_training_images
 from hf_deepfake.data.loading import load_data
@@ -30,7 +31,6 @@ from hf_deepfake.evaluation.report.settings import last_part
 from hf_deepfake.labels import NAMES
 from hf_deepfake.models.detector import LoadedDetector, load_detector
 from hf_deepfake.publishing.card import save_card
-from hf_deepfake.recipe import DataArguments
 from hf_deepfake.writing import whole
 
 logger = logging.getLogger(__name__)

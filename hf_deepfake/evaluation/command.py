@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.corruptions import CORRUPTIONS
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.contest import evaluate_detectors
@@ -15,7 +16,6 @@ from hf_deepfake.evaluation.leaderboard import marked_name, ranking
 from hf_deepfake.evaluation.robustness import parse_severities
 from hf_deepfake.evaluation.tables import adversarial_table, metrics_table, robustness_table
 from hf_deepfake.printing import printable
-from hf_deepfake.recipe import DataArguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from rich.console import Console
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.checking import report_skipped
 from hf_deepfake.data.corruptions import SEVERITIES
 from hf_deepfake.data.fingerprints import content_hashes, load_training_images
@@ -34,7 +35,6 @@ from hf_deepfake.evaluation.scores import ScoreStore, fill_stores, fingerprint
 from hf_deepfake.evaluation.selective import band_rates
 from hf_deepfake.evaluation.sources import by_source, leave_one_source_out
 from hf_deepfake.models.detector import LoadedDetector, load_detector
-from hf_deepfake.recipe import DataArguments
 from hf_deepfake.writing import whole
 
 _TAKEN = ("scores", "predictions", "plots")

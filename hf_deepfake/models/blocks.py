@@ -1,11 +1,14 @@
 """Where each parameter of a detector lies on the way from its input to its head."""
 
 import re
+from collections import Counter
 from typing import Any
 
 from timm.models import group_parameters
 from torch import nn
 from transformers import PreTrainedModel
+
+from hf_deepfake.errors import InputError
 
 _BLOCK = re.compile(r"\.(?:layers?|stages?|blocks?)\.(\d+)(?:\.(?:(?:layers?|blocks?)\.)?(\d+))?\.")
 """A block of a network of transformers: `encoder.layer.3.…`, `encoder.stages.1.layers.0.…`, `encoder.block.2.0.…`."""
@@ -16,10 +19,18 @@ def parameter_blocks(detector: PreTrainedModel) -> list[list[str]]:
 
     A block is what timm's own `group_matcher` says, and the innermost numbered layer of a network of transformers. What
     stands between two blocks belongs to the first of them. The head is all that comes after the backbone.
+
+    Raises:
+        InputError: If timm does not say.
     """
     timm_model: Any = getattr(detector, "timm_model", None)
     if timm_model is None:
         return _transformers_blocks(detector)
+    if not hasattr(timm_model, "group_matcher"):
+        raise InputError(
+            f"{detector.config.architecture}: timm does not tell its blocks, so it can be trained whole only (--train full, "
+            "without --layer_decay and --fourier_weight)."
+        )
     groups = group_parameters(timm_model, timm_model.group_matcher(coarse=False))
     return [[f"timm_model.{name}" for name in names] for _, names in sorted(groups.items())]
 
@@ -51,7 +62,9 @@ def lower_half(detector: PreTrainedModel) -> list[list[str]]:
 def middle_block(detector: PreTrainedModel) -> nn.Module:
     """The last block of the lower half."""
     names = [name.split(".")[:-1] for name in lower_half(detector)[-1]]
-    shared = [parts[0] for parts in zip(*names, strict=False) if len(set(parts)) == 1]
+    most = Counter(tuple(name[:2]) for name in names).most_common(1)[0][0]  # without what leads to the next block
+    inside = [name for name in names if tuple(name[:2]) == most]
+    shared = [parts[0] for parts in zip(*inside, strict=False) if len(set(parts)) == 1]
     while shared and not shared[-1].isdigit() and any(part.isdigit() for part in shared):
         shared.pop()  # a part of the block, before it is added to what skips it
     return detector.get_submodule(".".join(shared))

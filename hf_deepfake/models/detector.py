@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from hf_deepfake import labels
+from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.data.faces import find_cropper
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import (
     EnsembleImageProcessor,
@@ -31,7 +32,6 @@ from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import (
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.heads import new_head, single_detector
 from hf_deepfake.models.imagenet import start_from_imagenet
-from hf_deepfake.recipe import ModelArguments
 
 
 def new_detector(arguments: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor, str]:
@@ -111,8 +111,10 @@ def _from_timm(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
         raise InputError(f"{name}: timm cannot build it with {model_args}: {error}") from error
     origin = start_from_imagenet(name, raw) if arguments.pretrained else f"{name}: random weights"
     raw.reset_classifier(2)
-    for parameter in raw.get_classifier().parameters():
-        nn.init.zeros_(parameter)
+    heads = raw.get_classifier()
+    for head in heads if isinstance(heads, tuple) else [heads]:  # distilled networks average two
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)
     size = arguments.image_size or raw.pretrained_cfg["input_size"][-1]
     pretrained_cfg = raw.pretrained_cfg | {
         "input_size": (3, size, size),

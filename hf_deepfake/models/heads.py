@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel, TimmWrapperImageProcessor
 
+from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.ensemble.hub.configuration_deepfake_ensemble import EnsembleConfig
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import EnsembleImageProcessor
 from hf_deepfake.ensemble.hub.members_deepfake_ensemble import put_mlp_head
 from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import EnsembleForImageClassification
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import ModelArguments
 
 
 def new_head(detector: PreTrainedModel, arguments: ModelArguments) -> None:

@@ -13,14 +13,13 @@ from hf_deepfake.models.blocks import parameter_blocks
 ADAPTER = ".lora_"
 """What only the names of adapters' parameters have in them."""
 
-_BASE = ".base_layer"
-
 
 def add_adapters(detector: PreTrainedModel, rank: int, alpha: int) -> None:
     """Add low-rank adapters (Hu et al., LoRA, ICLR 2022) to the linear layers and ungrouped convolutions of all blocks.
 
     Those are the projections of transformers and the pointwise and dense convolutions of convolutional networks, where
-    nearly all weights are. An adapter starts at zero: at first the detector gives what it gave before.
+    nearly all weights are; not the layers that change their weights before they use them, as by weight standardisation,
+    into which nothing can be merged. An adapter starts at zero: at first the detector gives what it gave before.
 
     Args:
         detector: Changed in place.
@@ -28,7 +27,7 @@ def add_adapters(detector: PreTrainedModel, rank: int, alpha: int) -> None:
         alpha: An adapter's output is multiplied by `alpha / rank`.
 
     Raises:
-        InputError: If peft is not installed.
+        InputError: If peft is not installed, or there is no such layer.
     """
     if importlib.util.find_spec("peft") is None:
         raise InputError("--train lora: needs peft; pip install 'hf_deepfake[lora]'")
@@ -39,21 +38,26 @@ def add_adapters(detector: PreTrainedModel, rank: int, alpha: int) -> None:
     targets = [
         name
         for name, module in detector.named_modules()
-        if name in weights
-        and (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1))
+        if name in weights and (type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1))
     ]
+    if not targets:
+        raise InputError(
+            "--train lora: this network has no layer that an adapter could be merged into; train head+N or full."
+        )
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), detector)
 
 
 def adapters(detector: nn.Module) -> dict[str, Any]:
     """The layers that have an adapter, by name."""
-    return {name: module for name, module in detector.named_modules() if hasattr(module, "base_layer")}
+    return {name: module for name, module in detector.named_modules() if hasattr(module, "lora_A")}
 
 
 def merged_state(detector: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The state of a detector as it would be had its weights been trained and not adapters of them."""
-    state = {name.replace(_BASE, ""): value for name, value in detector.state_dict().items() if ADAPTER not in name}
+    state = {name: value for name, value in detector.state_dict().items() if ADAPTER not in name}
     for name, layer in adapters(detector).items():
+        for part in layer.base_layer.state_dict():
+            state[f"{name}.{part}"] = state.pop(f"{name}.base_layer.{part}")
         weight = state[f"{name}.weight"]
         state[f"{name}.weight"] = weight + layer.get_delta_weight("default").to(weight)
     return state

@@ -4,10 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.report.settings import last_part
+from hf_deepfake.recipe import load_recipe
 
 _PLUMBING = ("output_dir", "logging_dir", "resume_from_checkpoint", "hub_model_id")
 
@@ -21,16 +19,10 @@ def published_recipes(folder: Path) -> dict[str, dict[str, Any]]:
         InputError: If a recipe cannot be read.
     """
     files = [folder / "recipe.yaml", *sorted((folder / "recipes").glob("*.yaml"))]
-    return {file.relative_to(folder).as_posix(): _read(file) for file in files if file.is_file()}
+    return {file.relative_to(folder).as_posix(): _published(load_recipe(file)) for file in files if file.is_file()}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(recipe, dict):
-        raise InputError(f"{path}: is no recipe: a flat mapping of keys to values; found {type(recipe).__name__}.")
+def _published(recipe: dict[str, Any]) -> dict[str, Any]:
     return {key: _without_folders(value, key) for key, value in recipe.items() if key not in _PLUMBING}
 
 

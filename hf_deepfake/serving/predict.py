@@ -27,6 +27,7 @@ from hf_deepfake.ensemble.hub.running_deepfake_ensemble import has_instructions_
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.models.detector import load_detector
+from hf_deepfake.models.heads import single_detector
 from hf_deepfake.printing import printable
 from hf_deepfake.serving.monitored import EmbeddingRecorder, image_statistics
 from hf_deepfake.serving.submission import blank_submission
@@ -93,8 +94,8 @@ def predict(
     named = named_images(inputs, image_root, follow_links, image_column)
     images = [image for _, image in named]
     model, processor, fake_column = load_detector(name_or_path, fake_label=fake_label)
-    if every_face and "face_crop" not in getattr(model.config, "reading", {}):
-        raise InputError(f"--every_face: {name_or_path} does not read faces; it was trained without --face_crop.")
+    if every_face:
+        model, processor = _reading_faces(model, processor, name_or_path)
     _prepare(model, dtype, compile)
     recorder: EmbeddingRecorder | _Cascade | _Votes | None = EmbeddingRecorder(model) if monitoring else None
     if cascade or members:
@@ -147,6 +148,23 @@ def _require_settings(
         raise InputError(
             "--cascade: asks each member about one view or not at all; leave --monitoring, --every_face and --tta out."
         )
+
+
+def _reading_faces(model: Any, processor: Any, name_or_path: str) -> tuple[Any, Any]:
+    """The detector and its processor, also where an MLP head made an ensemble of one of it.
+
+    Raises:
+        InputError: If it does not read faces, or is an ensemble of several.
+    """
+    single = single_detector(model)
+    if isinstance(single, EnsembleForImageClassification):
+        raise InputError(
+            f"--every_face: {name_or_path} is an ensemble, whose members read an image each in its own way; name one of "
+            "their runs."
+        )
+    if "face_crop" not in getattr(single.config, "reading", {}):
+        raise InputError(f"--every_face: {name_or_path} does not read faces; it was trained without --face_crop.")
+    return single, processor if single is model else processor.processors[0]
 
 
 def _prepare(model: Any, dtype: str, compile: bool) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 from datasets import Value
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.tables import TABLE_SUFFIXES, find_columns, read_table
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import DataArguments
 
 
 def blank_submission(

@@ -3,16 +3,17 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from hf_deepfake.arguments import AugmentationArguments, DataArguments, FittingArguments, ModelArguments
 from hf_deepfake.errors import InputError
-from hf_deepfake.evaluation.metrics import LOWER_IS_BETTER
+from hf_deepfake.evaluation.metrics import INTERVALS, LOWER_IS_BETTER
 from hf_deepfake.publishing.push import check_access, check_name
-from hf_deepfake.recipe import AugmentationArguments, DataArguments, FittingArguments, ModelArguments
 from hf_deepfake.training.averaging import check_decay
 from hf_deepfake.training.devices import check_devices, default_workers
 from hf_deepfake.training.losses import check_loss
@@ -65,6 +66,9 @@ class DetectorTrainingArguments(TrainingArguments):
             metric = str(self.metric_for_best_model).removeprefix("eval_").removeprefix("validation_")
             self.greater_is_better = metric not in LOWER_IS_BETTER and not metric.endswith("loss")
         super().__post_init__()
+        if self.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):  # to them low is better
+            given: Any = self.lr_scheduler_kwargs or {}
+            self.lr_scheduler_kwargs = {"mode": "max" if self.greater_is_better else "min"} | given
 
 
 def check_arguments(
@@ -87,9 +91,11 @@ def check_arguments(
     _check_trackers(training)
     _check_streaming(data, fitting, training)
     check_schedule(fitting, training)
-    check_loss(fitting)
+    check_loss(fitting, training)
     check_balancing(data, augmentation, fitting)
     check_decay(fitting)
+    if fitting.early_stopping_patience is not None and fitting.early_stopping_patience < 1:
+        raise InputError(f"--early_stopping_patience {fitting.early_stopping_patience}: needs to be at least 1.")
     _check_reading(augmentation, model)
     _check_hub(training)
     _check_processes(training)
@@ -101,9 +107,19 @@ def _check_selection(training: DetectorTrainingArguments) -> None:
         raise InputError(
             "--metric_for_best_model, --eval_strategy and --save_strategy are needed: they pick the checkpoint to keep."
         )
+    wanted = training.metric_for_best_model.removeprefix("eval_")
+    known = ["loss", *(name for name in INTERVALS if name != "precision")]  # undefined where nothing is called fake
+    if wanted not in [f"validation_{name}" for name in known]:
+        raise InputError(
+            f"--metric_for_best_model {training.metric_for_best_model}: picks no checkpoint; it is eval_validation_ and one "
+            f"of {', '.join(known)}."
+        )
     saved = training.save_strategy in ("best", training.eval_strategy)
     if saved and training.save_strategy == "steps":
-        saved = float(training.eval_steps or 0) % float(training.save_steps) == 0
+        measured, kept = float(training.eval_steps or 0), float(training.save_steps)
+        saved = (
+            measured % kept == 0 if min(measured, kept) >= 1 else measured == kept
+        )  # shares, which Trainer rounds up
     if not saved:
         raise InputError(
             f"--eval_strategy {IntervalStrategy(training.eval_strategy).value} --eval_steps {training.eval_steps} and "

@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_deepfake.arguments import FittingArguments
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import FittingArguments
 
 UNAVERAGED = "unaveraged.safetensors"
 """File of a `checkpoint-N/` with the weights that training goes on from; its model file holds their average."""

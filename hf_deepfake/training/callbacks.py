@@ -113,7 +113,8 @@ class LiveTable(ProgressCallback):
         if not self.row or not state.is_world_process_zero:
             return
         steps, done = state.global_step - self.counted, state.global_step - self.first
-        images = steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        batch = state.train_batch_size or args.train_batch_size  # the first where --auto_find_batch_size found another
+        images = steps * batch * args.gradient_accumulation_steps * args.world_size
         left = (time.monotonic() - self.begun) / max(done, 1) * (state.max_steps - state.global_step)
         self.row |= {
             "epoch": float(state.epoch or 0),

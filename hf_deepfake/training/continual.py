@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from rich.table import Table
 from transformers import AutoConfig
 
 from hf_deepfake import labels
+from hf_deepfake.arguments import AugmentationArguments, ContinuingArguments, DataArguments
 from hf_deepfake.data.checking import drop_unreadable
 from hf_deepfake.data.fingerprints import content_hashes, load_training_images
 from hf_deepfake.data.loading import load_splits
+from hf_deepfake.data.splitting import check_classes
 from hf_deepfake.data.transforms import add_blends
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.benchmark import benchmark_metrics
 from hf_deepfake.evaluation.predictions import predictions_table
 from hf_deepfake.evaluation.tables import format_metric
-from hf_deepfake.recipe import AugmentationArguments, ContinuingArguments, DataArguments
+from hf_deepfake.recipe import load_recipe
 from hf_deepfake.writing import whole
 
 OLD_VALIDATION = "old_validation"
@@ -69,10 +70,12 @@ def check_earlier(continuing: ContinuingArguments, image_size: int | None, outpu
 
 def _image_size(run: Path, config: Any) -> int:
     """Pixels of the longer side of what the detector reads."""
-    if hasattr(config, "pretrained_cfg"):  # of timm
-        return int(max(config.pretrained_cfg["input_size"][1:]))
-    size = json.loads((run / "preprocessor_config.json").read_text(encoding="utf-8"))["size"]
-    return int(max(side for side in size.values() if side is not None))
+    path = run / "preprocessor_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    view = settings.get("views", [settings])[0]  # a detector with an MLP head is an ensemble of one
+    timm = getattr(config, "pretrained_cfg", view.get("pretrained_cfg"))
+    sides = timm["input_size"][1:] if timm else view["size"].values()
+    return int(max(side for side in sides if side is not None))
 
 
 def with_old_images(
@@ -91,9 +94,12 @@ def with_old_images(
         quiet: No progress bars.
 
     Raises:
-        InputError: If nothing new is left, or the old images are to be replayed and cannot be read.
+        InputError: If nothing new is left to train or to measure on, or the old images are to be replayed and cannot be
+            read.
     """
     run = Path(str(continuing.init_from))
+    if continuing.replay_share > 0 and "train" not in splits:
+        raise InputError("--replay_share: old images cannot be mixed into a stream; pass --replay_share 0.")
     splits, known = _without_known(splits, run, quiet)
     try:
         old = _old_splits(run, augmentation, quiet)
@@ -127,14 +133,19 @@ def _without_known(splits: DatasetDict, run: Path, quiet: bool) -> tuple[Dataset
     for name, rows in splits.items():
         new = [index for index, digest in enumerate(content_hashes(rows, quiet)) if digest not in old]
         known += len(rows) - len(new)
-        kept[name] = rows.select(new)
-        if name in ("train", "validation") and not new:
+        if new:
+            kept[name] = rows.select(new)
+        elif name in ("train", "validation"):
             raise InputError(f"--init_from {run}: it knows all {len(rows)} images to go on with ({name}) already.")
+        else:
+            logger.warning("--init_from %s: it knows all %s images already, so they measure nothing", run, name)
+    picking = DatasetDict({"validation": kept["validation"]})
+    check_classes(picking, f"--init_from {run}: without the images that it knows")
     return kept, known
 
 
 def _old_splits(run: Path, augmentation: AugmentationArguments, quiet: bool) -> DatasetDict:
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = load_recipe(run / "recipe.yaml")
     names = {field.name for field in dataclasses.fields(DataArguments)}
     data = DataArguments(**{key: value for key, value in recipe.items() if key in names})
     blended = recipe.get("self_blend_prob", 0) > 0
@@ -143,7 +154,22 @@ def _old_splits(run: Path, augmentation: AugmentationArguments, quiet: bool) -> 
     if data.streaming:
         raise InputError("they were a stream, of which no share can be taken.")
     splits, _ = drop_unreadable(load_splits(data, both_classes=not blended), data.dataset_name, quiet)
+    splits = _as_they_were(splits, run, data.dataset_name, quiet)
     return add_blends(splits, data.split_seed) if blended else splits
+
+
+def _as_they_were(splits: DatasetDict, run: Path, source: str, quiet: bool) -> DatasetDict:
+    """What the earlier run was trained and validated on, by its content: its folder may have grown and be split anew."""
+    table = load_training_images(run)
+    if table is None:
+        return splits
+    places = dict(zip(table["sha256"], table["split"], strict=True))
+    rows = concatenate_datasets(list(splits.values()))
+    found = [places.get(digest) for digest in content_hashes(rows, quiet)]
+    old = {name: [i for i, place in enumerate(found) if place == name] for name in ("train", "validation")}
+    if not all(old.values()):
+        raise InputError(f"{source} no longer has the images that it was trained and validated on.")
+    return DatasetDict({name: rows.select(indices) for name, indices in old.items()})
 
 
 def _share(rows: Dataset, share: float, seed: int) -> Dataset | None:
@@ -163,10 +189,12 @@ def _joined(new: Dataset, old: Dataset) -> Dataset:
     return concatenate_datasets([new.select_columns(columns), old.select_columns(columns)])
 
 
-def measure_before(trainer: Any, views: Mapping[str, Any], splits: DatasetDict, run: Path) -> dict[str, Any]:
+def measure_before(
+    trainer: Any, views: Mapping[str, Any], splits: DatasetDict, run: Path, resumed: bool
+) -> dict[str, Any]:
     """Metrics of the earlier detector on new and old validation images, kept in `BEFORE` for a resumed run."""
     path = run / BEFORE
-    if path.is_file():
+    if resumed and path.is_file():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
     before = {}

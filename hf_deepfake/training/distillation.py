@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import PreTrainedModel, TrainingArguments
 
+from hf_deepfake.arguments import AugmentationArguments, DataArguments, DistillationArguments
 from hf_deepfake.data.augmentation import augmentation as named_transforms
 from hf_deepfake.data.fingerprints import content_hashes, load_training_images
 from hf_deepfake.data.transforms import tensor_view
@@ -22,7 +23,6 @@ from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.scores import ScoreStore, fill_stores, fingerprint
 from hf_deepfake.labels import FAKE
 from hf_deepfake.models.detector import LoadedDetector, load_detector
-from hf_deepfake.recipe import AugmentationArguments, DataArguments, DistillationArguments
 from hf_deepfake.training.losses import images_in_batch
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_deepfake.arguments import TuningArguments
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.blocks import parameter_blocks
 from hf_deepfake.models.lora import ADAPTER
-from hf_deepfake.recipe import TuningArguments
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +64,17 @@ def trained_parameters(detector: PreTrainedModel, train: str) -> set[str]:
     """Names of the parameters that are trained.
 
     Raises:
-        InputError: If there are not so many blocks.
+        InputError: If there are not so many blocks, or it is not known which there are.
     """
+    if train == "full":
+        return {name for name, _ in detector.named_parameters()}
     *blocks, head = parameter_blocks(detector)
     reach = _reach(train)
-    if len(blocks) < reach < float("inf"):
+    if len(blocks) < reach:
         raise InputError(
             f"--train {train}: {detector.config.model_type} has {len(blocks)} blocks; name fewer, or full."
         )
-    trained = blocks[len(blocks) - int(min(reach, len(blocks))) :]
+    trained = blocks[len(blocks) - int(reach) :]
     adapters = {name for names in blocks for name in names if ADAPTER in name}
     return {name for names in (*trained, head) for name in names} | adapters
 

@@ -1,4 +1,4 @@
-"""What stops a training before it does harm: a loss that is no number, a full disk."""
+"""What stops a training before it does harm: a batch of one image, a loss that is no number, a full disk."""
 
 import errno
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import torch
 from torch import nn
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from hf_deepfake.errors import InputError
 from hf_deepfake.printing import first_line, printable
@@ -16,6 +16,22 @@ from hf_deepfake.training.resuming import complete_checkpoints, drop_checkpoints
 
 _MOST_NAMED = 5
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def check_last_batch(detector: PreTrainedModel, images: int, args: TrainingArguments) -> None:
+    """Refuse to leave one image for an epoch's last batch where batch norm would have no other to compare it with.
+
+    Raises:
+        InputError: If so.
+    """
+    batch = args.per_device_train_batch_size
+    kept = args.world_size == 1 and not args.dataloader_drop_last  # several processes fill their last batches up
+    alone = batch == 1 or (kept and images % batch == 1)
+    if alone and getattr(detector.config, "mlp_head", {}).get("batch_norm"):
+        raise InputError(
+            f"--per_device_train_batch_size {batch}: of {images} training images an epoch's last batch has one, which the "
+            "batch norm of --head_batch_norm cannot do with; take another size, or --dataloader_drop_last true."
+        )
 
 
 def refuse_loss(loss: torch.Tensor, step: int, files: Sequence[str], args: TrainingArguments) -> NoReturn:

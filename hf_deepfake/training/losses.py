@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
+from transformers import TrainingArguments
 
+from hf_deepfake.arguments import FittingArguments
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import FittingArguments
 
 
 def cross_entropy(
@@ -60,12 +61,16 @@ def images_in_batch(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int
     return values * (len(labels) / labels.numel())
 
 
-def check_loss(fitting: FittingArguments) -> None:
-    """Refuse a focal exponent or class weights that are none.
+def check_loss(fitting: FittingArguments, training: TrainingArguments) -> None:
+    """Refuse a share of smoothing, a focal exponent or class weights that are none.
 
     Raises:
         InputError: If so, saying what is needed.
     """
+    if not 0 <= training.label_smoothing_factor < 1:
+        raise InputError(
+            f"--label_smoothing_factor {training.label_smoothing_factor}: a share from 0 to below 1; 0.1 is usual."
+        )
     if not 0 <= fitting.focal_gamma < math.inf:
         raise InputError(f"--focal_gamma {fitting.focal_gamma}: cannot be below 0; 2 is usual.")
     parse_class_weights(fitting.class_weights, labels=(0, 1))

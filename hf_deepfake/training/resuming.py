@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
@@ -19,6 +18,7 @@ from hf_deepfake.data.fingerprints import content_hashes
 from hf_deepfake.data.seeding import SeededRows, derived_seed
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.benchmark import environment
+from hf_deepfake.recipe import load_recipe
 from hf_deepfake.writing import whole
 
 COMPLETE = "complete"
@@ -120,7 +120,7 @@ def check_same_recipe(recipe: Mapping[str, Any], run: Path, defaults: Mapping[st
         raise InputError(
             f"{path}: is missing, so it cannot be told whether the recipe is the same; --resume_anyway true."
         )
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    before = load_recipe(path)
     differences = [
         f"{key} {_value(before, key, defaults)!r}, now {_value(recipe, key, defaults)!r}"
         for key in sorted((before.keys() | recipe.keys()) - _FREE)

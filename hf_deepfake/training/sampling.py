@@ -8,8 +8,8 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from hf_deepfake.arguments import AugmentationArguments, DataArguments, FittingArguments
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import AugmentationArguments, DataArguments, FittingArguments
 
 
 def check_balancing(data: DataArguments, augmentation: AugmentationArguments, fitting: FittingArguments) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import SchedulerType, TrainingArguments
 
+from hf_deepfake.arguments import FittingArguments
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import FittingArguments
 
 
 def parse_milestones(texts: Sequence[str]) -> list[tuple[float, float]]:
@@ -51,6 +51,8 @@ def check_schedule(fitting: FittingArguments, training: TrainingArguments) -> No
         raise InputError(f"--lr_step_gamma {fitting.lr_step_gamma}: does nothing without --lr_step_epochs.")
     if fitting.lr_step_epochs is not None and not fitting.lr_step_epochs > 0:
         raise InputError(f"--lr_step_epochs {fitting.lr_step_epochs}: needs to be above 0.")
+    if not 0 < fitting.lr_step_gamma < math.inf:
+        raise InputError(f"--lr_step_gamma {fitting.lr_step_gamma}: needs to be above 0, for example 0.1.")
     changes = [fitting.lr_step_epochs] if fitting.lr_step_epochs is not None else [epoch for epoch, _ in milestones]
     if not changes:
         return

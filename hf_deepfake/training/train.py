@@ -19,6 +19,15 @@ from datasets import DatasetDict
 from rich.console import Console
 from transformers import TrainerState, set_seed
 
+from hf_deepfake.arguments import (
+    AugmentationArguments,
+    ContinuingArguments,
+    DataArguments,
+    DistillationArguments,
+    FittingArguments,
+    ModelArguments,
+    TuningArguments,
+)
 from hf_deepfake.data.augmentation import TRANSFORMS
 from hf_deepfake.data.augmentation import augmentation as named_transforms
 from hf_deepfake.data.caching import cache_resized
@@ -35,19 +44,7 @@ from hf_deepfake.evaluation.benchmark import load_results
 from hf_deepfake.evaluation.plots import plot_training
 from hf_deepfake.models.checkpoints import load_checkpoint
 from hf_deepfake.models.detector import new_detector
-from hf_deepfake.recipe import (
-    AugmentationArguments,
-    ContinuingArguments,
-    DataArguments,
-    DistillationArguments,
-    FittingArguments,
-    ModelArguments,
-    TuningArguments,
-    default_recipe,
-    parse_recipe,
-    resolved_recipe,
-    save_recipe,
-)
+from hf_deepfake.recipe import default_recipe, parse_recipe, resolved_recipe, save_recipe
 from hf_deepfake.training.arguments import (
     DetectorTrainingArguments,
     check_arguments,
@@ -172,14 +169,16 @@ def train(
         detector, processor, views, MixingCollator(augmentation), fitting, training, rows, lessons, tuning
     )
     if seen is not None and now is not None:
-        _announce(origin, splits, skipped, run)
-        save_training_images(seen, run)
-        save_origin(now, run)
-        save_recipe(recipe, run / "recipe.yaml")
-        drop_checkpoints(run, incomplete_only=True)
+        with disk_watched(run):
+            _announce(origin, splits, skipped, run)
+            save_training_images(seen, run)
+            save_origin(now, run)
+            save_recipe(recipe, run / "recipe.yaml")
+            drop_checkpoints(run, incomplete_only=True)
     continual = None
     if replay is not None:
-        continual = replay.summary | {"before": measure_before(trainer, views, splits, run)}
+        before = measure_before(trainer, views, splits, run, resumed=checkpoint is not None)
+        continual = replay.summary | {"before": before}
     _fit(trainer, run, checkpoint, continuing.resume_anyway)
     with disk_watched(run):
         finish(trainer, views, splits, started, continual, continuing.keep_checkpoints)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import nn
@@ -25,6 +26,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
+from hf_deepfake.arguments import FittingArguments, TuningArguments
 from hf_deepfake.data.mixing import MixingCollator
 from hf_deepfake.data.seeding import SeededCollator, SeededRows
 from hf_deepfake.data.transforms import collate
@@ -33,7 +35,6 @@ from hf_deepfake.evaluation.metrics import detection_metrics
 from hf_deepfake.models.checkpoints import is_plain, load_unmerged, save_checkpoint, save_unmerged
 from hf_deepfake.printing import first_line
 from hf_deepfake.publishing.push import hub_errors, push_checkpoint
-from hf_deepfake.recipe import FittingArguments, TuningArguments
 from hf_deepfake.training.arguments import DetectorTrainingArguments
 from hf_deepfake.training.averaging import WeightAveraging
 from hf_deepfake.training.callbacks import EarlyStopping, LiveTable
@@ -41,7 +42,7 @@ from hf_deepfake.training.continual import OLD_VALIDATION
 from hf_deepfake.training.devices import BatchSizeNotice, check_checkpointing
 from hf_deepfake.training.distillation import Distillation, Lessons
 from hf_deepfake.training.freezing import Unfreezing, parameter_groups, trained_parameters
-from hf_deepfake.training.guarding import check_weights, disk_watched, refuse_loss
+from hf_deepfake.training.guarding import check_last_batch, check_weights, disk_watched, refuse_loss
 from hf_deepfake.training.losses import cross_entropy, parse_class_weights
 from hf_deepfake.training.resuming import StepSeed, complete_checkpoint, open_again
 from hf_deepfake.training.sampling import BalancedSampler, balanced_shares
@@ -217,6 +218,14 @@ class DetectorTrainer(Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return BalancedSampler(self.shares, seed, self.epochs_over)
 
+    def _get_num_items_in_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, undoing what it multiplies the loss by for several GPUs of one process.
+
+        It takes the loss for a mean over the GPUs' own losses; ours is one, of the outputs that are gathered already.
+        """
+        count: Any = super()._get_num_items_in_batch(*args, **kwargs)
+        return count if count is None else count * max(1, self.args.n_gpu)
+
     def epochs_over(self) -> int:
         """How many epochs are over, also right after a resume."""
         return int(self.state.epoch or 0)
@@ -229,8 +238,10 @@ class DetectorTrainer(Trainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Trainer's own, of the averaged weights where they are averaged."""
+        """Trainer's own, of the averaged weights where they are averaged, and of what is saved in every process."""
         with self._averaged():
+            if self.args.world_size > 1 and not self.is_fsdp_enabled:
+                broadcast(list(self.model.buffers()))  # batch-norm statistics, which are each process's own
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
 
@@ -292,6 +303,8 @@ def build_trainer(
         settings: Any = training.accelerator_config
         settings.non_blocking = True  # a batch is copied while the one before is computed
     check_checkpointing(detector, training)
+    if rows is not None:
+        check_last_batch(detector, len(rows), training)
     tuning = tuning or TuningArguments()
     stages = prepare_tuning(detector, tuning)
     callbacks: list[TrainerCallback] = [BatchSizeNotice()] if training.auto_find_batch_size else []

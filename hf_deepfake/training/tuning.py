@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Trainer
 
+from hf_deepfake.arguments import DataArguments, TuningArguments
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.blocks import lower_half
 from hf_deepfake.models.fourier import FourierHead
 from hf_deepfake.models.lora import add_adapters
-from hf_deepfake.recipe import DataArguments, TuningArguments
 from hf_deepfake.training.arguments import DetectorTrainingArguments
 from hf_deepfake.training.freezing import Stage, keep_frozen_at_rest, set_trained, trained_parameters, training_stages
 from hf_deepfake.training.supervision import FourierLoss

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from hf_deepfake import cli
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data import audit_page
 from hf_deepfake.data.audit import audit_dataset, data_name, main
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import DataArguments
 
 
 @pytest.fixture(autouse=True)

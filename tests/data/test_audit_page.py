@@ -11,12 +11,12 @@ from conftest import draw_folder, draw_image
 from datasets import Dataset
 from PIL import Image
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data import audit_page
 from hf_deepfake.data.audit_page import FINDINGS_SHOWN, GALLERY, PICTURES_SHOWN, THUMBNAIL, save_page, thumbnail
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.measuring import measure_images
 from hf_deepfake.data.verdicts import Check, Finding
-from hf_deepfake.recipe import DataArguments
 
 
 def measured(root: Path) -> tuple[pd.DataFrame, Dataset]:

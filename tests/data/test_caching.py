@@ -8,13 +8,13 @@ from conftest import draw_folder, draw_image
 from transformers import EfficientNetImageProcessor, TimmWrapperImageProcessor, ViTImageProcessor
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data import caching
 from hf_deepfake.data.caching import cache_resized
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
 from hf_deepfake.data.transforms import ImageTransform
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import ImageReader
-from hf_deepfake.recipe import DataArguments
 
 VIT = ViTImageProcessor(size={"height": 24, "width": 24}, image_mean=[0.3] * 3, image_std=[0.4] * 3)
 TIMM = TimmWrapperImageProcessor(

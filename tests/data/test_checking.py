@@ -8,10 +8,10 @@ from conftest import draw_folder, draw_image
 from datasets import DatasetDict
 from PIL import Image
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.checking import drop_unreadable, report_skipped
 from hf_deepfake.data.loading import load_data, load_splits
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import DataArguments
 
 
 def load(root: Path) -> DatasetDict:

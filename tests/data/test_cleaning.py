@@ -6,10 +6,10 @@ import pandas as pd
 from conftest import draw_folder, draw_image
 from datasets import Dataset
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.cleaning import decide, save_cleaned
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
-from hf_deepfake.recipe import DataArguments
 
 
 def images(**columns: Any) -> pd.DataFrame:

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.demo import GROUP_PATTERN, make_demo_images, packaged_photographs
 from hf_deepfake.data.loading import load_data
-from hf_deepfake.recipe import DataArguments
 
 pytest.importorskip("skimage")
 

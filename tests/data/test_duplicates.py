@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.duplicates import connected, exact_duplicates, near_duplicates
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.measuring import SIGNATURE_SIDE, measure_images
 from hf_deepfake.data.splitting import everything
-from hf_deepfake.recipe import DataArguments
 
 FACES = Path(__file__).resolve().parents[3] / "shared" / "data" / "faces140k"
 

@@ -7,6 +7,7 @@ from conftest import draw_folder
 from datasets import Dataset
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.fingerprints import (
     TRAINING_IMAGES,
     content_hashes,
@@ -16,7 +17,6 @@ from hf_deepfake.data.fingerprints import (
 )
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
-from hf_deepfake.recipe import DataArguments
 
 
 def test_files_and_embedded_images_have_one_hash_and_missing_ones_none(tmp_path: Path) -> None:

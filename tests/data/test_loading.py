@@ -14,11 +14,11 @@ import pytest
 from conftest import draw_image
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data import tables
 from hf_deepfake.data.checking import drop_unreadable
 from hf_deepfake.data.loading import SPLITS, load_data, load_splits
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import DataArguments
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 

@@ -10,10 +10,10 @@ import pytest
 from conftest import draw_image
 from PIL import Image
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.measuring import BANDS, SIGNATURE_SIDE, measure_images
 from hf_deepfake.data.splitting import everything
-from hf_deepfake.recipe import DataArguments
 
 NOISE = draw_image(0, 0, 120)
 

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 import torch
 
+from hf_deepfake.arguments import AugmentationArguments
 from hf_deepfake.data.mixing import MixingCollator
-from hf_deepfake.recipe import AugmentationArguments
 
 
 def rows() -> list[dict[str, Any]]:

@@ -6,10 +6,10 @@ import pytest
 from conftest import draw_folder
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.data.splitting import assign_splits, check_groups, everything, make_splits
 from hf_deepfake.errors import InputError
-from hf_deepfake.recipe import DataArguments
 
 SHARES = {"validation": 0.15, "test": 0.15, "train": 0.7}
 

@@ -18,6 +18,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Iterable
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from hf_deepfake.arguments import DataArguments, ModelArguments
 from hf_deepfake.data import tables
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.streaming import TrainingStream, load_streaming
@@ -25,7 +26,6 @@ from hf_deepfake.data.transforms import ImageTransform, collate
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import open_rgb
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.detector import new_detector
-from hf_deepfake.recipe import DataArguments, ModelArguments
 
 Sample = dict[str, bytes]
 

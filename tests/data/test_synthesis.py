@@ -11,10 +11,10 @@ from conftest import draw_folder, draw_image
 from PIL import Image
 
 from hf_deepfake import InputError, cli
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data import faces, synthesis
 from hf_deepfake.data.loading import load_data, load_splits
 from hf_deepfake.data.synthesis import synthesize
-from hf_deepfake.recipe import DataArguments
 
 
 @pytest.fixture

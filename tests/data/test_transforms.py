@@ -17,11 +17,11 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from hf_deepfake.arguments import AugmentationArguments, DataArguments
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.transforms import ImageTransform, add_blends, collate
 from hf_deepfake.ensemble.hub.face_cropping_deepfake_ensemble import FaceCropper
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import ImageReader
-from hf_deepfake.recipe import AugmentationArguments, DataArguments
 
 OFF = {"transforms": ["none"]}
 

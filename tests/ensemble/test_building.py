@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from hf_deepfake import EnsembleForImageClassification, InputError, build_ensemble, cli, labels
+from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.data.fingerprints import load_training_images, save_training_images
 from hf_deepfake.ensemble import diversity, measuring
 from hf_deepfake.ensemble.building import assemble
@@ -34,7 +35,6 @@ from hf_deepfake.evaluation import benchmark, plots
 from hf_deepfake.evaluation.metrics import bootstrap_intervals
 from hf_deepfake.evaluation.predictions import load_predictions, save_predictions
 from hf_deepfake.models.detector import load_detector, new_detector
-from hf_deepfake.recipe import ModelArguments
 
 PLOTS = ("plot_benchmark", "plot_comparison", "plot_diversity", "plot_reliability")
 

@@ -11,6 +11,7 @@ from conftest import draw_image
 from transformers import AutoConfig
 
 from hf_deepfake import build_ensemble, cli
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.fingerprints import load_training_images, save_training_images
 from hf_deepfake.ensemble import measuring, refitting
 from hf_deepfake.ensemble.refitting import refit_ensemble, score_members
@@ -19,7 +20,6 @@ from hf_deepfake.evaluation import benchmark
 from hf_deepfake.evaluation.metrics import bootstrap_intervals
 from hf_deepfake.evaluation.predictions import load_predictions, save_predictions
 from hf_deepfake.models.detector import load_detector
-from hf_deepfake.recipe import DataArguments
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from datasets import Dataset
 from PIL import Image
 from transformers import ViTImageProcessor
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.ensemble.hub.configuration_deepfake_ensemble import EnsembleConfig
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import EnsembleImageProcessor
@@ -19,7 +20,6 @@ from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.adversarial import _balanced, adversarial_robustness, attack, log_wrong, parse_attacks
 from hf_deepfake.models.detector import LoadedDetector, load_detector
 from hf_deepfake.models.differentiable import differentiable_views
-from hf_deepfake.recipe import DataArguments
 
 VIEWS = [
     {"image_processor_type": "ViTImageProcessor", "size": {"height": size, "width": size}, "image_mean": [mean] * 3}

@@ -12,6 +12,7 @@ from conftest import build_tiny_vit, draw_folder, draw_image, save_tiny_timm, sa
 from PIL import Image
 
 from hf_deepfake import cli, evaluate_detector
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.corruptions import corrupt
 from hf_deepfake.data.fingerprints import save_training_images, training_images
 from hf_deepfake.data.loading import load_data
@@ -22,7 +23,6 @@ from hf_deepfake.evaluation.benchmark import benchmark_metrics, load_results
 from hf_deepfake.evaluation.metrics import INTERVALS, bootstrap_intervals, detection_metrics
 from hf_deepfake.evaluation.predictions import load_predictions
 from hf_deepfake.models.detector import load_detector
-from hf_deepfake.recipe import DataArguments
 
 
 @pytest.fixture(autouse=True)

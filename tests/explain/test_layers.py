@@ -25,12 +25,12 @@ from transformers import (
 )
 
 from hf_deepfake import labels
+from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.errors import InputError
 from hf_deepfake.explain.cams import _cam, attention, grad_cam
 from hf_deepfake.explain.layers import place, recorded, to_grid
 from hf_deepfake.explain.scores import Score
 from hf_deepfake.models.detector import LoadedDetector, new_detector
-from hf_deepfake.recipe import ModelArguments
 
 LABELS = {"id2label": labels.ID2LABEL, "label2id": labels.LABEL2ID}
 TOKENS = LABELS | {

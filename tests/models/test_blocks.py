@@ -11,7 +11,9 @@ from transformers import (
     TimmWrapperForImageClassification,
 )
 
+from hf_deepfake.errors import InputError
 from hf_deepfake.models.blocks import middle_block, parameter_blocks
+from hf_deepfake.training.freezing import set_trained
 
 NATIVE = [
     (ConvNextConfig(depths=[1, 1, 2, 1], hidden_sizes=[8] * 4), "convnext.encoder.stages.{}.layers.{}.", [1, 1, 2, 1]),
@@ -65,6 +67,23 @@ def test_a_vision_transformer_has_a_block_for_each_layer() -> None:
     assert {".".join(name.split(".")[:3]) for name in first} == {"vit.layers.0"}
     assert {".".join(name.split(".")[1:3]) for name in last} == {"layers.1", "layernorm.weight", "layernorm.bias"}
     assert head == ["classifier.weight", "classifier.bias"]
+
+
+def test_blocks_that_timm_does_not_tell_are_not_guessed() -> None:
+    """It can be trained whole all the same."""
+    with torch.device("meta"):
+        detector = timm_detector("poolformer_s12")
+    with pytest.raises(InputError, match=r"poolformer_s12: timm does not tell its blocks.*--train full"):
+        set_trained(detector, "probe")
+    set_trained(detector, "full")
+    assert all(parameter.requires_grad for parameter in detector.parameters())
+
+
+def test_what_leads_to_the_next_block_is_no_middle() -> None:
+    """HRNet's blocks have transitions beside them; what holds both is the whole network."""
+    with torch.device("meta"):
+        detector = timm_detector("hrnet_w18_small")
+    assert middle_block(detector) is detector.timm_model.stage2[0]
 
 
 def test_the_middle_block_is_whole() -> None:

@@ -24,11 +24,11 @@ from transformers import (
 )
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import AugmentationArguments, ModelArguments
 from hf_deepfake.data.transforms import ImageTransform, collate
 from hf_deepfake.ensemble.hub.face_cropping_deepfake_ensemble import FaceCropper
 from hf_deepfake.models.detector import load_detector, new_detector
 from hf_deepfake.models.imagenet import borrow_weights, load_imagenet_weights
-from hf_deepfake.recipe import AugmentationArguments, ModelArguments
 from hf_deepfake.training.losses import cross_entropy
 
 TIMM = {
@@ -98,6 +98,13 @@ def _train_a_step_and_reload(arguments: ModelArguments, folder: Path) -> None:
     batch_again = processor_again(rows["image"], return_tensors="pt")
     with torch.no_grad():
         torch.testing.assert_close(again(**batch_again).logits, logits)
+
+
+def test_a_network_with_two_heads_starts_with_both_at_zero() -> None:
+    """Distilled transformers average two classifiers."""
+    arguments = ModelArguments("deit_tiny_distilled_patch16_224", image_size=32, model_args='{"depth": 1}')
+    detector = new_detector(arguments)[0].train()
+    assert not detector(pixel_values=torch.rand(2, 3, 32, 32)).logits.any()
 
 
 @pytest.mark.parametrize("family", TIMM)

@@ -6,10 +6,10 @@ from conftest import build_tiny_vit
 from torch import nn
 from transformers import PreTrainedModel, SwinConfig, SwinForImageClassification
 
+from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.models.blocks import parameter_blocks
 from hf_deepfake.models.detector import new_detector
 from hf_deepfake.models.fourier import FourierHead, log_spectrum
-from hf_deepfake.recipe import ModelArguments
 
 
 def test_the_spectrum_of_a_constant_image_is_its_middle() -> None:

@@ -11,13 +11,13 @@ from conftest import build_tiny_vit, save_tiny_timm, save_tiny_vit
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TimmWrapperImageProcessor
 
+from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.ensemble.building import assemble
 from hf_deepfake.ensemble.fitting import Fit
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.checkpoints import load_checkpoint, save_checkpoint
 from hf_deepfake.models.detector import load_detector, new_detector
 from hf_deepfake.models.heads import new_head
-from hf_deepfake.recipe import ModelArguments
 
 MOBILENET_HEAD = {"head": "mlp", "head_layers": [512, 128], "head_dropout": [0.3, 0.1], "head_batch_norm": True}
 

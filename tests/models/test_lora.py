@@ -3,7 +3,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import build_tiny_vit, save_tiny_timm
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import (
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+)
 
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.checkpoints import load_checkpoint, load_unmerged, save_checkpoint, save_unmerged
@@ -78,6 +83,32 @@ def test_a_training_goes_on_from_unmerged_weights_exactly(detector: PreTrainedMo
 def test_a_detector_without_adapters_is_its_own_merged_state(detector: PreTrainedModel) -> None:
     state = detector.state_dict()
     assert state.keys() == merged_state(detector).keys()
+
+
+def test_a_layer_that_is_called_as_peft_calls_its_own_is_no_adapter() -> None:
+    """DLA has a `base_layer`."""
+    with torch.device("meta"):
+        detector = TimmWrapperForImageClassification(TimmWrapperConfig(architecture="dla34", num_labels=2))
+    assert not adapters(detector)
+    assert merged_state(detector).keys() == detector.state_dict().keys()
+
+
+def test_weights_that_are_standardised_first_have_no_adapters(tmp_path: Path) -> None:
+    """Nothing can be merged into those: the standardised sum is not the sum of what was standardised."""
+    detector = load_detector(str(save_tiny_timm(tmp_path / "base", "test_nfnet"))).model
+    add_adapters(detector, 2, 4)
+    learn(detector)
+    expected = logits(detector)
+    assert adapters(detector)
+    merge_adapters(detector)
+    torch.testing.assert_close(logits(detector), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_without_layers_for_adapters_is_refused() -> None:
+    with torch.device("meta"):
+        detector = TimmWrapperForImageClassification(TimmWrapperConfig(architecture="resnetv2_50x1_bit", num_labels=2))
+    with pytest.raises(InputError, match="--train lora: this network has no layer that an adapter"):
+        add_adapters(detector, 2, 4)
 
 
 def test_a_missing_peft_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ def test_a_single_detector_that_brings_code_is_trusted_by_name(tmp_path: Path) -
     assert "its own verdict is `fake` from 0.500 on" in text
 
 
-@pytest.mark.parametrize(("text", "answer"), [("- 1\n", "is no recipe.*found list"), ("a: [", "cannot be read: ")])
+@pytest.mark.parametrize(("text", "answer"), [("- 1\n", "a recipe is .*found list"), ("a: [", "not YAML: ")])
 def test_a_broken_recipe_is_named(tmp_path: Path, text: str, answer: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(InputError, match=rf"recipe.yaml: {answer}"):

@@ -4,8 +4,8 @@ import pytest
 from standin_hub import Repository, StandInHub
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.loading import load_data
-from hf_deepfake.recipe import DataArguments
 
 
 @pytest.fixture

@@ -10,12 +10,15 @@ from datasets import Dataset, Image
 from transformers import pipeline
 
 from hf_deepfake import InputError, cli, predict
+from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.ensemble.building import assemble
 from hf_deepfake.ensemble.fitting import Fit
+from hf_deepfake.ensemble.hub.face_cropping_deepfake_ensemble import FaceCropper
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import jittered
 from hf_deepfake.evaluation.drift import STATISTICS
 from hf_deepfake.evaluation.monitor import load_scores
-from hf_deepfake.models.detector import load_detector
+from hf_deepfake.models.checkpoints import save_checkpoint
+from hf_deepfake.models.detector import load_detector, new_detector
 from hf_deepfake.serving.monitored import DIMENSIONS
 
 COLUMNS = ["image", "prob_fake", "label", "error"]
@@ -180,9 +183,34 @@ def test_wrong_input_is_one_line_and_exit_status_2(
     assert "none: cannot be loaded" in capsys.readouterr().err
 
 
-def test_every_face_needs_a_detector_that_reads_faces(ensemble: Path, files: list[Path]) -> None:
+def test_every_face_needs_a_detector_that_reads_faces(runs: list[Path], ensemble: Path, files: list[Path]) -> None:
     with pytest.raises(InputError, match=r"--every_face: .* does not read faces"):
+        predict(str(runs[0]), files, every_face=True)
+    with pytest.raises(InputError, match=r"--every_face: .* is an ensemble"):
         predict(str(ensemble), files, every_face=True)
+
+
+def test_every_face_is_judged_under_an_mlp_head_too(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint is an ensemble of one, whose processor reads the largest face."""
+    detector, processor, _ = new_detector(ModelArguments("test_resnet", image_size=32, head="mlp", head_layers=[4]))
+    for parameter in detector.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_checkpoint(detector, processor, tmp_path / "whole")
+    detector.config.reading = {"face_crop": {}}
+    save_checkpoint(detector, processor, tmp_path / "faces")
+    boxes = [(0, 0, 20, 20), (20, 20, 40, 40), (0, 20, 20, 40)]
+    monkeypatch.setattr(FaceCropper, "__init__", lambda self: None)
+    monkeypatch.setattr(
+        FaceCropper, "crops", lambda self, image, every=False: [image.crop(box) for box in boxes[: 3 if every else 1]]
+    )
+    for number, box in enumerate(boxes):
+        draw_image(0, 0).crop(box).save(tmp_path / f"{number}.png")
+    alone = predict(str(tmp_path / "whole"), [tmp_path / f"{number}.png" for number in range(3)])["prob_fake"]
+    assert predict(str(tmp_path / "faces"), files[:1])["prob_fake"][0] == pytest.approx(alone[0], abs=1e-5)
+    every = predict(str(tmp_path / "faces"), files[:1], every_face=True)["prob_fake"][0]
+    assert every == pytest.approx(alone.max(), abs=1e-5) != pytest.approx(alone[0], abs=1e-5)
 
 
 def test_a_submission_has_the_names_and_the_order_of_its_table(

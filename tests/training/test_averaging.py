@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_deepfake import InputError
-from hf_deepfake.recipe import FittingArguments
+from hf_deepfake.arguments import FittingArguments
 from hf_deepfake.training.averaging import UNAVERAGED, WeightAveraging, check_decay
 
 

@@ -51,6 +51,22 @@ def test_an_evaluation_is_one_row_of_the_table(options: TrainingArguments, capsy
     }
 
 
+def test_the_rate_is_that_of_the_batches_that_fit_into_memory(
+    options: TrainingArguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rate(batch: int | None) -> float:
+        state, control, table = TrainerState(max_steps=2, train_batch_size=batch), TrainerControl(), LiveTable()
+        table.on_train_begin(options, state, control)
+        state.global_step, table.seconds, table.row = 1, 1.0, {"loss": 0.5}
+        table.on_train_end(options, state, control)
+        head, row = capsys.readouterr().out.splitlines()
+        return float(
+            row.split()[head.replace("val. loss", "val").replace("ROC AUC", "auc").split().index("images/s") - 1]
+        )
+
+    assert (rate(None), rate(2)) == (options.train_batch_size, 2)
+
+
 def test_early_stopping_counts_the_set_that_picks_the_checkpoint(options: TrainingArguments) -> None:
     options.greater_is_better = True
     state, control, stopping = TrainerState(best_metric=0.9), TrainerControl(), EarlyStopping(2)

@@ -2,19 +2,31 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from conftest import add_predictions, draw_folder, draw_image, save_tiny_timm, save_tiny_vit
+from conftest import add_predictions, draw_folder, draw_image, save_tiny_timm, save_tiny_vit, training_arguments
+from datasets import DatasetDict
 from rich.console import Console
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import AugmentationArguments, ContinuingArguments, DataArguments, ModelArguments
 from hf_deepfake.data.fingerprints import save_training_images, training_images
 from hf_deepfake.data.loading import load_splits
-from hf_deepfake.recipe import AugmentationArguments, ContinuingArguments, DataArguments, parse_recipe, save_recipe
-from hf_deepfake.training.continual import OLD_VALIDATION, check_earlier, forgetting_table, with_old_images
-from hf_deepfake.training.train import RECIPE, train
+from hf_deepfake.models.checkpoints import save_checkpoint
+from hf_deepfake.models.detector import new_detector
+from hf_deepfake.recipe import save_recipe
+from hf_deepfake.training.continual import (
+    BEFORE,
+    OLD_VALIDATION,
+    check_earlier,
+    forgetting_table,
+    measure_before,
+    with_old_images,
+)
+from hf_deepfake.training.train import train
 
 
 @pytest.fixture
@@ -65,6 +77,57 @@ def test_images_that_the_earlier_run_knows_are_no_new_ones(earlier: Path, tmp_pa
         replayed(tmp_path / "old", earlier, 0.0)
 
 
+def test_a_folder_that_has_grown_is_measured_on_as_it_was(earlier: Path, tmp_path: Path) -> None:
+    """Its new split would put images that the earlier run was trained on among the old ones to measure on."""
+    old = load_splits(DataArguments(str(tmp_path / "old")))
+    new_images(tmp_path / "old", 20)
+    again = load_splits(DataArguments(str(tmp_path / "old")))["validation"]["file"]
+    assert set(again) & set(old["train"]["file"])
+    splits = replayed(tmp_path / "old", earlier, 1.0)[1].splits
+    assert sorted(splits[OLD_VALIDATION]["file"]) == sorted(old["validation"]["file"])
+    assert set(old["train"]["file"]) <= set(splits["train"]["file"])
+
+
+def test_a_folder_whose_images_are_others_now_has_no_old_ones(earlier: Path, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "old")
+    new_images(tmp_path / "old")
+    with pytest.raises(InputError, match=r"old no longer has the images that it was trained and validated on"):
+        replayed(new_images(tmp_path / "new", 20), earlier, 0.2)
+
+
+def known_among_new(earlier: Path, tmp_path: Path, split: str, classes: tuple[str, ...]) -> Path:
+    """New images with splits, of which all of some classes of one split are known to the earlier run."""
+    data = tmp_path / "new"
+    for name in ("train", "validation", "test"):
+        for label, of_class in enumerate(("real", "fake")):
+            (data / name / of_class).mkdir(parents=True)
+            draw_image(label, {"train": 100, "validation": 101, "test": 102}[name]).save(
+                data / name / of_class / "a.png"
+            )
+    trained = load_splits(DataArguments(str(tmp_path / "old")))["train"]["file"]
+    for of_class in classes:
+        file = next(file for file in trained if file.startswith(of_class))
+        shutil.copy(tmp_path / "old" / file, data / split / of_class / "a.png")
+    return data
+
+
+def test_a_test_split_that_is_known_is_left_out(
+    earlier: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = known_among_new(earlier, tmp_path, "test", ("real", "fake"))
+    splits = replayed(data, earlier, 0.2)[1].splits
+    assert splits.keys() == {"train", "validation", OLD_VALIDATION}
+    assert "knows all test images already" in caplog.text
+
+
+def test_a_class_that_is_known_leaves_nothing_to_measure_on(earlier: Path, tmp_path: Path) -> None:
+    data = known_among_new(earlier, tmp_path, "validation", ("fake",))
+    with pytest.raises(
+        InputError, match=r"without the images that it knows: the validation split has 1 images and not"
+    ):
+        replayed(data, earlier, 0.2)
+
+
 def test_old_images_that_are_gone_are_needed_for_replay_only(
     earlier: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -75,6 +138,26 @@ def test_old_images_that_are_gone_are_needed_for_replay_only(
     splits = replayed(data, earlier, 0.0)[1].splits
     assert OLD_VALIDATION not in splits
     assert "what is forgotten cannot be measured" in caplog.text
+
+
+def test_nothing_is_replayed_into_a_stream(earlier: Path, tmp_path: Path) -> None:
+    splits = load_splits(DataArguments(str(new_images(tmp_path / "new"))))
+    del splits["train"]
+    with pytest.raises(InputError, match="--replay_share: old images cannot be mixed into a stream"):
+        with_old_images(splits, ContinuingArguments(init_from=str(earlier)), AugmentationArguments(), 0, True)
+    kept = with_old_images(
+        splits, ContinuingArguments(init_from=str(earlier), replay_share=0.0), AugmentationArguments(), 0, True
+    )
+    assert kept.splits.keys() == {"validation", "test", OLD_VALIDATION}
+
+
+def test_what_an_interrupted_run_had_measured_counts_only_where_it_is_resumed(tmp_path: Path) -> None:
+    """One that was killed before its first checkpoint may start again from another detector."""
+    (tmp_path / BEFORE).write_text('{"validation": {"roc_auc": 0.6}}')
+    trainer = SimpleNamespace(is_world_process_zero=lambda: True)
+    assert measure_before(trainer, {}, DatasetDict(), tmp_path, resumed=True) == {"validation": {"roc_auc": 0.6}}
+    assert measure_before(trainer, {}, DatasetDict(), tmp_path, resumed=False) == {}
+    assert json.loads((tmp_path / BEFORE).read_text()) == {}
 
 
 def test_self_blended_runs_go_on_as_such(earlier: Path, tmp_path: Path) -> None:
@@ -132,19 +215,26 @@ def test_the_size_of_a_timm_detector_is_told_too(earlier: Path) -> None:
         check_earlier(ContinuingArguments(init_from=str(earlier)), 64, "other")
 
 
+@pytest.mark.parametrize(("base", "size"), [("vit", 24), ("test_resnet", 32)])
+def test_the_size_of_a_detector_with_an_mlp_head_is_told_too(
+    base: str, size: int, earlier: Path, tmp_path: Path
+) -> None:
+    name = str(save_tiny_vit(tmp_path / "base")) if base == "vit" else base
+    detector, processor, _ = new_detector(
+        ModelArguments(name, image_size=None if base == "vit" else size, head="mlp", head_layers=[4])
+    )
+    (earlier / "preprocessor_config.json").unlink()
+    save_checkpoint(detector, processor, earlier)
+    with pytest.raises(InputError, match=rf"--image_size 64: .* reads {size} pixels"):
+        check_earlier(ContinuingArguments(init_from=str(earlier)), 64, "other")
+
+
 @pytest.mark.slow
 def test_a_continued_run_stores_what_was_known_before_and_after(earlier: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in earlier.rglob("*") if path.is_file()}
     add_predictions(earlier, tmp_path / "old")
-    flags = {
-        "dataset_name": new_images(tmp_path / "new"),
-        "output_dir": tmp_path / "run",
-        "init_from": earlier,
-        "num_train_epochs": 1,
-        "use_cpu": True,
-        "disable_tqdm": True,
-    }
-    run = train(*parse_recipe(RECIPE, [f"--{key}={value}" for key, value in flags.items()], "test"))
+    choices = {"init_from": earlier, "model_name_or_path": None, "num_train_epochs": 1}
+    run = train(*training_arguments(new_images(tmp_path / "new"), tmp_path / "run", **choices))
     assert {path: path.read_bytes() for path in before} == before
     results = json.loads((run / "results.json").read_text())
     assert results["continual"]["before"].keys() == {"validation", OLD_VALIDATION}

@@ -12,13 +12,13 @@ import torch
 from datasets import Dataset
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import AugmentationArguments, DataArguments, DistillationArguments, ModelArguments
 from hf_deepfake.data.augmentation import TRANSFORMS
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.data.mixing import MixingCollator
 from hf_deepfake.data.transforms import ImageTransform
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.models.detector import load_detector, new_detector
-from hf_deepfake.recipe import AugmentationArguments, DataArguments, DistillationArguments, ModelArguments
 from hf_deepfake.training import distillation as distillation_module
 from hf_deepfake.training.distillation import (
     Distillation,

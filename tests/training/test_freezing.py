@@ -6,11 +6,11 @@ from conftest import build_tiny_vit
 from torch import nn
 from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
+from hf_deepfake.arguments import ModelArguments, TuningArguments
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.blocks import parameter_blocks
 from hf_deepfake.models.detector import new_detector
 from hf_deepfake.models.lora import ADAPTER, add_adapters
-from hf_deepfake.recipe import ModelArguments, TuningArguments
 from hf_deepfake.training.freezing import (
     Stage,
     Unfreezing,

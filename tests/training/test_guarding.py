@@ -8,9 +8,11 @@ from conftest import build_tiny_vit
 from transformers import TrainingArguments
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import ModelArguments
+from hf_deepfake.models.detector import new_detector
 from hf_deepfake.recipe import parse_recipe
 from hf_deepfake.training import train as training_module
-from hf_deepfake.training.guarding import check_weights, disk_watched, refuse_loss
+from hf_deepfake.training.guarding import check_last_batch, check_weights, disk_watched, refuse_loss
 from hf_deepfake.training.resuming import COMPLETE
 from hf_deepfake.training.trainer import build_trainer
 
@@ -23,6 +25,21 @@ def checkpoint(run: Path, step: int, complete: bool = True) -> None:
 
 def options(run: Path, **choices: Any) -> TrainingArguments:
     return TrainingArguments(output_dir=str(run), use_cpu=True, learning_rate=0.3, **choices)
+
+
+def test_a_last_batch_of_one_image_is_refused_under_a_batch_norm_of_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = new_detector(ModelArguments("test_resnet", head="mlp", head_layers=[4], head_batch_norm=True))[0]
+    with pytest.raises(InputError, match=r"--per_device_train_batch_size 9: of 28 training images .*has one"):
+        check_last_batch(detector, 28, options(tmp_path, per_device_train_batch_size=9))
+    check_last_batch(detector, 28, options(tmp_path, per_device_train_batch_size=8))
+    check_last_batch(detector, 28, options(tmp_path, per_device_train_batch_size=9, dataloader_drop_last=True))
+    check_last_batch(build_tiny_vit(32), 28, options(tmp_path, per_device_train_batch_size=9))
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    check_last_batch(detector, 28, options(tmp_path, per_device_train_batch_size=9))
+    with pytest.raises(InputError, match="--per_device_train_batch_size 1: of 28"):
+        check_last_batch(detector, 28, options(tmp_path, per_device_train_batch_size=1))
 
 
 def test_a_loss_that_is_no_number_names_step_images_and_what_to_do(tmp_path: Path) -> None:

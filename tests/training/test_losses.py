@@ -3,9 +3,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.nn.functional import cross_entropy as torch_cross_entropy
+from transformers import TrainingArguments
 
 from hf_deepfake import InputError
-from hf_deepfake.recipe import FittingArguments
+from hf_deepfake.arguments import FittingArguments
 from hf_deepfake.training.losses import check_loss, cross_entropy, parse_class_weights
 
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-1.0, 3.0]])
@@ -95,7 +96,7 @@ def test_balanced_weights_make_up_for_the_counts_and_average_one() -> None:
 @pytest.mark.parametrize("texts", [["1"], ["balanced", "1"], ["0", "1"], ["equal"], ["nan", "1"]])
 def test_other_class_weights_are_refused(texts: list[str]) -> None:
     with pytest.raises(InputError, match=f"--class_weights {' '.join(texts)}: needs balanced, or two numbers"):
-        check_loss(FittingArguments(class_weights=texts))
+        check_loss(FittingArguments(class_weights=texts), TrainingArguments(use_cpu=True))
 
 
 def test_weights_of_one_class_cannot_be_balanced() -> None:
@@ -103,6 +104,12 @@ def test_weights_of_one_class_cannot_be_balanced() -> None:
         parse_class_weights(["balanced"], [0, 0])
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_smoothing_by_no_share_is_refused(share: float) -> None:
+    with pytest.raises(InputError, match=f"--label_smoothing_factor {share}: a share from 0 to below 1"):
+        check_loss(FittingArguments(), TrainingArguments(use_cpu=True, label_smoothing_factor=share))
+
+
 def test_a_negative_focal_exponent_is_refused() -> None:
     with pytest.raises(InputError, match=r"--focal_gamma -1\.0: cannot be below 0"):
-        check_loss(FittingArguments(focal_gamma=-1.0))
+        check_loss(FittingArguments(focal_gamma=-1.0), TrainingArguments(use_cpu=True))

@@ -1,9 +1,6 @@
 """Averaged weights, balanced sampling, schedules and a teacher in whole trainings."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import build_tiny_vit, draw_folder, save_tiny_timm, save_tiny_vit
+from conftest import (
+    assert_same_weights,
+    build_tiny_vit,
+    draw_folder,
+    launch,
+    save_tiny_timm,
+    save_tiny_vit,
+    train_until,
+    training_arguments,
+    training_flags,
+)
 from safetensors.torch import load_file
 from transformers import (
     BeitConfig,
@@ -23,89 +30,52 @@ from transformers import (
     PreTrainedModel,
     ResNetConfig,
     ResNetForImageClassification,
-    TrainerCallback,
     ViTForImageClassification,
     ViTImageProcessor,
 )
 
+from hf_deepfake.arguments import AugmentationArguments, DataArguments, DistillationArguments, FittingArguments
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.data.mixing import MixingCollator
 from hf_deepfake.data.transforms import ImageTransform
 from hf_deepfake.labels import ID2LABEL, LABEL2ID
 from hf_deepfake.models.detector import load_detector
-from hf_deepfake.recipe import (
-    AugmentationArguments,
-    DataArguments,
-    DistillationArguments,
-    FittingArguments,
-    parse_recipe,
-)
-from hf_deepfake.training import train as training_module
 from hf_deepfake.training.arguments import DetectorTrainingArguments
 from hf_deepfake.training.averaging import UNAVERAGED
 from hf_deepfake.training.distillation import Lessons, teacher_views
-from hf_deepfake.training.train import RECIPE, train
-from hf_deepfake.training.trainer import DetectorTrainer, build_trainer
+from hf_deepfake.training.train import train
+from hf_deepfake.training.trainer import build_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def flags(data: Path, run: Path, **choices: Any) -> list[str]:
-    """Of a quick training with all that this file is about."""
-    settings = {
-        "dataset_name": data,
-        "output_dir": run,
-        "num_train_epochs": 3,
-        "learning_rate": 3e-3,
-        "lr_milestones": ["1.5:0.001"],
-        "ema_decay": 0.9,
-        "balanced_sampling": "class",
-        "class_weights": ["1", "1.5"],
-        "focal_gamma": 1.0,
-        "per_device_train_batch_size": 8,
-        "eval_strategy": "steps",
-        "save_strategy": "steps",
-        "eval_steps": 3,
-        "save_steps": 3,
-        "metric_for_best_model": "eval_validation_loss",
-        "disable_tqdm": True,
-    } | choices
-    return [
-        str(word)
-        for key, value in settings.items()
-        for word in (f"--{key}", *(value if isinstance(value, list) else [value]))
-    ]
-
-
-class _Interrupt(TrainerCallback):
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 7:
-            raise KeyboardInterrupt
+FITTED = {
+    "num_train_epochs": 3,
+    "lr_milestones": ["1.5:0.001"],
+    "ema_decay": 0.9,
+    "balanced_sampling": "class",
+    "class_weights": ["1", "1.5"],
+    "focal_gamma": 1.0,
+    "eval_strategy": "steps",
+    "save_strategy": "steps",
+    "eval_steps": 3,
+    "save_steps": 3,
+    "metric_for_best_model": "eval_validation_loss",
+}
+"""All that this file is about."""
 
 
 @pytest.mark.slow  # two trainings and a half
 def test_an_interrupted_student_resumes_within_its_epoch_to_the_same_averaged_weights(
-    runs: list[Path], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: list[Path], image_folder: Path, tmp_path: Path
 ) -> None:
     """Four steps an epoch, saved after three and six: what was drawn, averaged and taught goes on where it was."""
     start = save_tiny_timm(tmp_path / "start")
-    choices = {"model_name_or_path": start, "teacher": runs[2], "use_cpu": True}
-    whole = train(*parse_recipe(RECIPE, flags(image_folder, tmp_path / "whole", **choices), "test"))
-
-    def interrupted(*args: Any, **kwargs: Any) -> DetectorTrainer:
-        trainer = build_trainer(*args, **kwargs)
-        trainer.add_callback(_Interrupt())
-        return trainer
-
-    words = flags(image_folder, tmp_path / "resumed", **choices)
-    monkeypatch.setattr(training_module, "build_trainer", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(*parse_recipe(RECIPE, words, "test"))
-    monkeypatch.setattr(training_module, "build_trainer", build_trainer)
-    train(*parse_recipe(RECIPE, [*words, "--resume_from_checkpoint", "true"], "test"))
-    resumed = load_file(tmp_path / "resumed" / "model.safetensors")
-    for name, tensor in load_file(whole / "model.safetensors").items():
-        assert torch.equal(resumed[name], tensor), name
+    choices = FITTED | {"model_name_or_path": start, "teacher": runs[2]}
+    whole = train(*training_arguments(image_folder, tmp_path / "whole", **choices))
+    train_until(7, training_arguments(image_folder, tmp_path / "resumed", **choices))
+    train(*training_arguments(image_folder, tmp_path / "resumed", **choices, resume_from_checkpoint=True))
+    assert_same_weights(tmp_path / "resumed" / "model.safetensors", whole / "model.safetensors")
     logs = [
         json.loads((run / "trainer_state.json").read_text())["log_history"] for run in (whole, tmp_path / "resumed")
     ]
@@ -231,16 +201,13 @@ def test_two_processes_fit_as_one_does(tmp_path: Path) -> None:
     for path in sorted((data / "train" / "fake").iterdir())[:8]:
         path.unlink()
     base, teacher = save_tiny_vit(tmp_path / "base"), save_tiny_vit(tmp_path / "teacher", 32, seed=1)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(tmp_path)}
+    choices = FITTED | {"model_name_or_path": base, "teacher": teacher, "transforms": "none", "learning_rate": 1e-3}
+    choices |= {"per_device_eval_batch_size": 4, "use_cpu": None}
     tables = []
-    for config, batch in (("cpu.yaml", 8), ("cpu_2_processes.yaml", 4)):
-        run = tmp_path / f"run-{batch}"
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-        command += [str(ROOT / "recipes" / "accelerate" / config), str(ROOT / "recipes" / "train.py")]
-        choices = {"model_name_or_path": base, "teacher": teacher, "transforms": "none", "learning_rate": 1e-3}
-        command += flags(data, run, per_device_train_batch_size=batch, per_device_eval_batch_size=4, **choices)
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
+    for config, batch in (("cpu", 8), ("cpu_2_processes", 4)):
+        run = tmp_path / config
+        flags = training_flags(data, run, per_device_train_batch_size=batch, **choices)
+        launch(config, flags, HF_DATASETS_CACHE=str(tmp_path))
         tables.append(pd.read_parquet(run / "predictions" / "test.parquet"))
     assert tables[0]["image"].tolist() == tables[1]["image"].tolist()
     np.testing.assert_allclose(tables[0]["logit_fake"], tables[1]["logit_fake"], atol=2e-3)

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import draw_image, save_tiny_vit
+from conftest import draw_image, save_tiny_vit, training_arguments
 from transformers import TrainerState
 
 from hf_deepfake import InputError
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.fingerprints import training_images
 from hf_deepfake.data.loading import load_splits
-from hf_deepfake.recipe import DataArguments, default_recipe, parse_recipe, resolved_recipe, save_recipe
+from hf_deepfake.recipe import default_recipe, resolved_recipe, save_recipe
 from hf_deepfake.training import finishing, resuming
 from hf_deepfake.training.arguments import DetectorTrainingArguments, checkpoint_to_resume
 from hf_deepfake.training.resuming import (
@@ -31,7 +32,7 @@ from hf_deepfake.training.resuming import (
     git_revision,
     save_origin,
 )
-from hf_deepfake.training.train import RECIPE, train
+from hf_deepfake.training.train import train
 from hf_deepfake.training.trainer import DetectorTrainer
 
 
@@ -54,22 +55,14 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(data: Path, run: Path, model: Path, **choices: Any) -> tuple[Any, ...]:
-    flags = {
-        "dataset_name": data,
-        "output_dir": run,
-        "model_name_or_path": model,
+    steps = {
         "num_train_epochs": 3,
-        "learning_rate": 3e-3,
-        "per_device_train_batch_size": 8,
-        "mixup_alpha": 0.4,
         "eval_strategy": "steps",
-        "eval_steps": 3,
         "save_strategy": "steps",
+        "eval_steps": 3,
         "save_steps": 3,
-        "use_cpu": True,
-        "disable_tqdm": True,
-    } | choices
-    return parse_recipe(RECIPE, [f"--{key}={value}" for key, value in flags.items()], "test")
+    }
+    return training_arguments(data, run, **{"model_name_or_path": model, "mixup_alpha": 0.4} | steps | choices)
 
 
 def die(*args: Any, **kwargs: Any) -> None:

@@ -3,7 +3,7 @@ import pytest
 from datasets import Dataset
 
 from hf_deepfake import InputError
-from hf_deepfake.recipe import AugmentationArguments, DataArguments, FittingArguments
+from hf_deepfake.arguments import AugmentationArguments, DataArguments, FittingArguments
 from hf_deepfake.training.sampling import BalancedSampler, balanced_shares, check_balancing
 
 ROWS = Dataset.from_dict({"label": [0, 1, 1, 1, 1, 1], "source": [None, "a", "b", "b", "b", "b"]})

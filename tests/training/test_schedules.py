@@ -5,7 +5,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_deepfake import InputError
-from hf_deepfake.recipe import FittingArguments
+from hf_deepfake.arguments import FittingArguments
 from hf_deepfake.training.schedules import check_schedule, schedule_by_epoch
 
 
@@ -55,6 +55,7 @@ def test_warm_up_comes_before_both() -> None:
         ({"lr_milestones": ["3:0.1"]}, {"num_train_epochs": 3}, "--num_train_epochs 3: ends before .* after epoch 3"),
         ({"lr_step_gamma": 0.5}, {}, "--lr_step_gamma 0.5: does nothing without --lr_step_epochs"),
         ({"lr_step_epochs": 0}, {}, "--lr_step_epochs 0: needs to be above 0"),
+        ({"lr_step_epochs": 1, "lr_step_gamma": -0.5}, {}, "--lr_step_gamma -0.5: needs to be above 0"),
     ],
 )
 def test_schedules_that_cannot_be_followed_are_refused(

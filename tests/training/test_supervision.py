@@ -7,9 +7,9 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.models.detector import new_detector
 from hf_deepfake.models.fourier import FourierHead
-from hf_deepfake.recipe import ModelArguments
 from hf_deepfake.training.losses import cross_entropy
 from hf_deepfake.training.supervision import FourierLoss
 

@@ -6,18 +6,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import build_tiny_vit, save_tiny_vit
-from safetensors.torch import load_file
+from conftest import assert_same_weights, build_tiny_vit, save_tiny_vit, train_until, training_arguments
 from transformers import AutoModelForImageClassification, TrainerCallback
 
+from hf_deepfake.arguments import DataArguments, TuningArguments
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.models.detector import load_detector
-from hf_deepfake.recipe import DataArguments, TuningArguments, parse_recipe
 from hf_deepfake.training import train as training_module
 from hf_deepfake.training.arguments import DetectorTrainingArguments
-from hf_deepfake.training.train import RECIPE, train
+from hf_deepfake.training.train import train
 from hf_deepfake.training.tuning import check_tuning, prepare_tuning, refuse_sharding
 
 
@@ -85,74 +84,42 @@ def test_fourier_supervision_of_nothing_that_is_trained_is_refused() -> None:
     prepare_tuning(build_tiny_vit(32), TuningArguments(train="head+1", unfreeze_at=["2:full"], fourier_weight=1.0))
 
 
-def arguments(data: Path, run: Path, **choices: Any) -> tuple[Any, ...]:
-    flags = {
-        "dataset_name": data,
-        "output_dir": run,
-        "num_train_epochs": 4,
-        "learning_rate": 3e-3,
-        "per_device_train_batch_size": 8,
-        "use_cpu": True,
-        "disable_tqdm": True,
-    } | choices
-    words = [
-        word
-        for name, value in flags.items()
-        for word in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
-    ]
-    return parse_recipe(RECIPE, words, "test")
-
-
-class _Interrupt(TrainerCallback):
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.epoch >= 3:
-            raise KeyboardInterrupt
-
-
-STAGES = {"train": "probe", "unfreeze_at": ["1:head+1", "3:full"], "layer_decay": 0.5}
 WAYS = {
-    "stages": STAGES | {"model_name_or_path": "test_resnet", "image_size": 32},
-    "fourier": {"fourier_weight": 0.5, "fourier_growth": 0.2, "mixup_alpha": 0.3, "gradient_accumulation_steps": 2},
+    "stages": {"train": "probe", "unfreeze_at": ["1:head+1", "3:full"], "layer_decay": 0.5},
+    "fourier": {
+        "fourier_weight": 0.5,
+        "fourier_growth": 0.2,
+        "mixup_alpha": 0.3,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+    },
     "lora": {"train": "lora", "lora_rank": 4, "head": "mlp", "head_layers": [8], "head_batch_norm": True},
     "lora averaged": {"train": "lora", "ema_decay": 0.8},
 }
 
 
+def choices_of(way: str, folder: Path) -> dict[str, Any]:
+    base = {} if way == "stages" else {"model_name_or_path": save_tiny_vit(folder / "base", 32)}
+    return base | WAYS[way] | {"num_train_epochs": 4}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_an_interrupted_training_resumes_to_the_same_weights_however_it_is_tuned(
-    way: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, image_folder: Path, tmp_path: Path
 ) -> None:
-    base = {"model_name_or_path": save_tiny_vit(tmp_path / "base", 32)}
-    choices = base | WAYS[way] | {"keep_checkpoints": True}
-    train(*arguments(image_folder, tmp_path / "whole", **choices))
-    build = training_module.build_trainer
-
-    def interrupted(*args: Any) -> Any:
-        trainer = build(*args)
-        trainer.add_callback(_Interrupt())
-        return trainer
-
-    monkeypatch.setattr(training_module, "build_trainer", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(*arguments(image_folder, tmp_path / "resumed", **choices))
-    monkeypatch.setattr(training_module, "build_trainer", build)
-    train(*arguments(image_folder, tmp_path / "resumed", resume_from_checkpoint=True, **choices))
-    states = [
-        max(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-        for run in sorted(tmp_path.glob("[rw]*"))
-    ]
-    for name in {path.name for path in states[0].glob("*.safetensors")}:
-        resumed, expected = (load_file(state / name) for state in states)
-        assert resumed.keys() == expected.keys()
-        assert all(torch.equal(tensor, expected[key]) for key, tensor in resumed.items()), name
+    choices = choices_of(way, tmp_path) | {"keep_checkpoints": True}
+    train(*training_arguments(image_folder, tmp_path / "whole", **choices))
+    train_until(11, training_arguments(image_folder, tmp_path / "resumed", **choices))
+    train(*training_arguments(image_folder, tmp_path / "resumed", resume_from_checkpoint=True, **choices))
+    for file in (tmp_path / "whole" / "checkpoint-16").glob("*.safetensors"):
+        assert_same_weights(tmp_path / "resumed" / "checkpoint-16" / file.name, file)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["stages", "fourier", "lora averaged"])
 def test_the_checkpoint_is_plain_and_scores_as_the_training_did(way: str, image_folder: Path, tmp_path: Path) -> None:
-    base = save_tiny_vit(tmp_path / "base", 32)
-    run = train(*arguments(image_folder, tmp_path / "run", **{"model_name_or_path": base} | WAYS[way]))
+    run = train(*training_arguments(image_folder, tmp_path / "run", **choices_of(way, tmp_path)))
     stock, info = AutoModelForImageClassification.from_pretrained(run, output_loading_info=True)
     assert type(stock).__name__ in ("ViTForImageClassification", "TimmWrapperForImageClassification")
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -193,7 +160,7 @@ def test_stages_train_what_they_say_at_the_rates_they_say(
         return trainer
 
     monkeypatch.setattr(training_module, "build_trainer", watched)
-    run = train(*arguments(image_folder, tmp_path / "run", **WAYS["stages"]))
+    run = train(*training_arguments(image_folder, tmp_path / "run", **choices_of("stages", tmp_path)))
     assert moved == [
         {"fc"},
         {"fc", "layer4"},

@@ -11,6 +11,7 @@ import pandas as pd
 from datasets import Dataset
 from scipy.special import logit
 
+from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.audit_page import thumbnail
 from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
@@ -19,7 +20,6 @@ from hf_deepfake.evaluation.report.runs import Run
 from hf_deepfake.evaluation.report.tables import benchmarks
 from hf_deepfake.labels import NAMES
 from hf_deepfake.printing import printable
-from hf_deepfake.recipe import DataArguments
 
 ERRORS_SHOWN = 12
 """A model and benchmark."""

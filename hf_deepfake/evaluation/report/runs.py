@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import sklearn.metrics
-import yaml
 
 from hf_deepfake.data.corruptions import SEVERITIES
 from hf_deepfake.errors import InputError
@@ -18,6 +17,7 @@ from hf_deepfake.evaluation.benchmark import load_results
 from hf_deepfake.evaluation.metrics import INTERVALS
 from hf_deepfake.evaluation.predictions import load_predictions
 from hf_deepfake.printing import first_line, printable
+from hf_deepfake.recipe import load_recipe
 
 _LEVELS = {
     "metrics": 1,
@@ -126,6 +126,7 @@ def _read_run(folder: Path, given: Path) -> Run:
     }
     if odd := sorted(severities - set(map(str, SEVERITIES))):
         raise InputError(f"{path}: robustness: is damaged: {odd[0]!r} is no severity; measure the model again.")
+    recipe = given / "recipe.yaml"
     predictions = {}
     for benchmark, metrics in results["metrics"].items():
         table = given / "predictions" / f"{benchmark}.parquet"
@@ -137,7 +138,7 @@ def _read_run(folder: Path, given: Path) -> Run:
         results=results,
         predictions=predictions,
         history=_read_history(given / "trainer_state.json"),
-        recipe=_read_recipe(given / "recipe.yaml"),
+        recipe=load_recipe(recipe) if recipe.is_file() else {},
     )
 
 
@@ -176,18 +177,6 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read: {first_line(error)}") from error
     return history
-
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {first_line(error)}") from error
-    if not isinstance(recipe, dict):
-        raise InputError(f"{path}: is no recipe: {recipe!r:.60}")
-    return recipe
 
 
 def _read_comparison(path: Path) -> dict[str, Any]:

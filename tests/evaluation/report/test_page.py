@@ -523,8 +523,8 @@ def test_damaged_predictions_are_refused(tmp_path: Path) -> None:
     [
         ("trainer_state.json", "{", "trainer_state.json: cannot be read: Expecting property name"),
         ("trainer_state.json", "{}", "trainer_state.json: cannot be read: 'log_history'"),
-        ("recipe.yaml", "a: [", "recipe.yaml: cannot be read: while parsing"),
-        ("recipe.yaml", "- a", r"recipe.yaml: is no recipe: \['a'\]"),
+        ("recipe.yaml", "a: [", "recipe.yaml: not YAML: while parsing"),
+        ("recipe.yaml", "- a", "recipe.yaml: a recipe is a flat mapping of keys to values; found list"),
         ("comparison.json", "[", "comparison.json: cannot be read: Expecting value"),
         ("comparison.json", '{"test": [{}]}', "comparison.json: is damaged: a comparison names no two models"),
     ],
