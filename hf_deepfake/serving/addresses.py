@@ -1,6 +1,7 @@
 """Images fetched from public http(s) addresses, and from no others."""
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from typing import Any
@@ -85,7 +86,10 @@ class _PublicOnly(httpcore.AnyIOBackend):
         numbers = [str(entry[4][0]) for entry in found]
         if not numbers or not all(map(is_public, numbers)):
             raise UploadError(422, "the address is not public.")
-        return await super().connect_tcp(numbers[0], port, *args, **kwargs)
+        for number in numbers[:-1]:
+            with contextlib.suppress(httpcore.ConnectError):
+                return await super().connect_tcp(number, port, *args, **kwargs)
+        return await super().connect_tcp(numbers[-1], port, *args, **kwargs)
 
 
 def is_public(number: str) -> bool:

@@ -2,11 +2,11 @@
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import hmac
 import io
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -18,6 +18,8 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 import hf_deepfake
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError
@@ -25,13 +27,16 @@ from hf_deepfake.errors import InputError
 from hf_deepfake.explain.attributions import DEFAULT_METHOD, METHODS, Explanation
 from hf_deepfake.explain.faithfulness import Faithfulness
 from hf_deepfake.explain.figures import in_words, overlay
-from hf_deepfake.serving.bodies import EncodedImages, Limits, Sent, first_problem, read_images
+from hf_deepfake.serving.bodies import EncodedImages, Limits, Sent, chunks, first_problem, read_images
 from hf_deepfake.serving.judging import Judge
 from hf_deepfake.serving.uploads import UploadError, read_upload
 from hf_deepfake.serving.watching import Watch
 
 MAX_EXPLAINED_PIXELS = 16_000_000
 """Of an image to explain, which is changed and scored some hundred times at its full size."""
+
+
+_SECONDS_TO_DRAIN = 5.0
 
 
 class Vote(BaseModel):
@@ -93,7 +98,7 @@ class _Gate:
         self.limits = limits
         self.inside = 0
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def entered(self) -> AsyncIterator[None]:
         if self.inside >= self.limits.requests:
             raise HTTPException(503, "too many requests at once; try again in a moment.", {"Retry-After": "1"})
@@ -105,6 +110,8 @@ class _Gate:
             raise HTTPException(504, f"not answered within {self.limits.seconds:g} seconds.") from error
         except UploadError as error:
             raise HTTPException(error.status, error.reason) from error
+        except ClientDisconnect as error:
+            raise HTTPException(400, "the request ended too early.") from error
         finally:
             self.inside -= 1
 
@@ -147,7 +154,7 @@ def create_app(
     """The service without the page.
 
     Args:
-        judge: Scores and explains; closed when the application ends.
+        judge: Scores and explains; whoever made it closes it.
         api_key: Asked of every request but of those for health and documentation; None for none.
         allow_urls: Fetch images from public addresses.
         limits: Of requests.
@@ -155,20 +162,15 @@ def create_app(
     gate = _Gate(limits or Limits())
     watch = Watch(("/predict", "/explain", "/health", "/metrics"))
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await run_in_threadpool(judge.close)
-
     app = FastAPIOffline(
         redoc_url=None,
         title="hf_deepfake",
         summary="Tells how likely photographs are fake.",
         version=hf_deepfake.__version__,
-        lifespan=lifespan,
     )
     app.add_middleware(watch.middleware)
-    app.add_exception_handler(RequestValidationError, _refused)
+    for kind in (RequestValidationError, StarletteHTTPException):
+        app.add_exception_handler(kind, _refused)
     locked = [] if api_key is None else [Depends(_lock(api_key))]
 
     @app.get("/health", summary="Whether the service is up")
@@ -249,15 +251,28 @@ def _lock(api_key: str) -> Any:
         header: Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))],
     ) -> None:
         given = header if header is not None else bearer.credentials if bearer is not None else ""
-        if not hmac.compare_digest(given.encode(), api_key.encode()):
+        if not hmac.compare_digest(given.encode("latin-1"), api_key.encode()):  # as starlette decoded it
             raise HTTPException(401, "the API key is missing or wrong.", {"WWW-Authenticate": "Bearer"})
 
     return check
 
 
-async def _refused(_: Request, error: Exception) -> JSONResponse:
-    problem = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": str(error)}
-    return JSONResponse({"detail": first_problem(problem)}, 422)
+async def _refused(request: Request, error: Any) -> JSONResponse:
+    """A reason in one sentence, after the rest of the body: who is still sending when the connection ends may not see it."""
+    status, headers = getattr(error, "status_code", 422), dict(getattr(error, "headers", None) or {})
+    if request.method == "POST" and (status == 413 or not await _read_to_its_end(request)):
+        headers["Connection"] = "close"
+    reason = first_problem(error.errors()[0]) if isinstance(error, RequestValidationError) else error.detail
+    return JSONResponse({"detail": reason}, status, headers)
+
+
+async def _read_to_its_end(request: Request) -> bool:
+    with anyio.move_on_after(_SECONDS_TO_DRAIN), contextlib.suppress(UploadError):
+        with contextlib.suppress(RuntimeError, ClientDisconnect):  # it was read already, or there is nobody any more
+            async for _ in chunks(request, Limits().request_bytes):
+                pass
+        return True
+    return False
 
 
 async def _judged(judge: Judge, sent: Sent, limits: Limits, settings: dict[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,9 @@ async def read_images(request: Request, limits: Limits, allow_urls: bool) -> lis
     if kind == "multipart/form-data":
         sent = await _of_form(request, limits)
     elif kind == "application/json":
-        sent = await _of_json(b"".join([chunk async for chunk in _chunks(request, limits)]), limits, allow_urls)
+        sent = await _of_json(
+            b"".join([chunk async for chunk in chunks(request, limits.request_bytes)]), limits, allow_urls
+        )
     else:
         raise UploadError(415, "send multipart/form-data with a field files, or application/json with images.")
     if not sent:
@@ -73,16 +75,20 @@ async def read_images(request: Request, limits: Limits, allow_urls: bool) -> lis
     return sent
 
 
-async def _chunks(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
-    """The body, until it is larger than it may be: a body that says so itself is not read at all."""
-    error = UploadError(413, f"the request is too large; at most {limits.request_bytes:,} bytes are taken.")
+async def chunks(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """A body, until it is larger than it may be; one that says so itself is not read at all.
+
+    Raises:
+        UploadError: If it is too large.
+    """
+    error = UploadError(413, f"the request is too large; at most {max_bytes:,} bytes are taken.")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limits.request_bytes:
+    if length.isdecimal() and int(length) > max_bytes:
         raise error
     read = 0
     async for chunk in request.stream():
         read += len(chunk)
-        if read > limits.request_bytes:
+        if read > max_bytes:
             raise error
         yield chunk
 
@@ -93,7 +99,9 @@ class _InMemory(MultiPartParser):
 
 async def _of_form(request: Request, limits: Limits) -> list[Sent]:
     try:
-        parser = _InMemory(request.headers, _chunks(request, limits), max_files=limits.files, max_fields=limits.files)
+        parser = _InMemory(
+            request.headers, chunks(request, limits.request_bytes), max_files=limits.files, max_fields=limits.files
+        )
         form = await parser.parse()
     except MultiPartException as error:
         raise UploadError(422, f"the form cannot be read: {error.message}") from error

@@ -2,6 +2,8 @@
 
 import argparse
 import importlib.util
+import ipaddress
+import math
 import os
 import signal
 import socket
@@ -49,24 +51,27 @@ def _run(arguments: argparse.Namespace, listening: socket.socket) -> None:
         requests=arguments.max_queue,
         seconds=arguments.timeout,
     )
-    judge = Judge.load(arguments.model, arguments.batch_size)
-    app = create_app(judge, key, arguments.allow_urls, limits)
     page = not arguments.no_page and key is None and importlib.util.find_spec("gradio") is not None
-    config = uvicorn.Config(
-        with_page(app, judge, limits.file_bytes) if page else app,
-        access_log=False,
-        log_config=LOGGING,
-        server_header=False,
-        timeout_graceful_shutdown=int(limits.seconds),
-    )
+    with Judge.load(arguments.model, arguments.batch_size) as judge:
+        app = create_app(judge, key, arguments.allow_urls, limits)
+        config = uvicorn.Config(
+            with_page(app, judge, limits.file_bytes) if page else app,
+            access_log=False,
+            log_config=LOGGING,
+            server_header=False,
+            timeout_graceful_shutdown=math.ceil(limits.seconds),
+        )
+        _announce(arguments, listening, key, page)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _announce(arguments: argparse.Namespace, listening: socket.socket, key: str | None, page: bool) -> None:
     host, port = listening.getsockname()[:2]
     place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    sys.stderr.write(
-        f"serving {arguments.model} at {place}, {'with' if page else 'without'} the page; API: {place}/docs\n"
-    )
-    if key is None and arguments.host not in ("127.0.0.1", "::1", "localhost"):
+    what = f"the page at {place}/, the API" if page else "the API alone"
+    sys.stderr.write(f"serving {arguments.model}: {what} at {place}/predict, its description at {place}/docs\n")
+    if key is None and not ipaddress.ip_address(host).is_loopback:
         sys.stderr.write(f"no API key: whoever reaches {place} may use it; set {KEY} to change that\n")
-    uvicorn.Server(config).run(sockets=[listening])
 
 
 def with_page(app: "FastAPI", judge: "Judge", file_bytes: int) -> Any:
@@ -82,9 +87,9 @@ LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": "hf_deepfake.serving.watching.JsonFormatter"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "handlers": {"stdout": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stdout"}},
     "loggers": {
-        name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
+        name: {"handlers": ["stdout"], "level": "INFO", "propagate": False}
         for name in ("uvicorn", "hf_deepfake.serving")
     },
 }
@@ -94,6 +99,8 @@ def _require(arguments: argparse.Namespace) -> None:
     for name in ("batch_size", "max_files", "max_file_mb", "max_queue", "timeout"):
         if getattr(arguments, name) <= 0:
             raise InputError(f"--{name} {getattr(arguments, name)}: must be above 0.")
+    if not 0 <= arguments.port < 2**16:
+        raise InputError(f"--port {arguments.port}: must be between 0 and 65535.")
     missing = [
         name
         for name in ("fastapi_offline", "httpcore", "prometheus_client", "python_multipart", "uvicorn")
