@@ -136,7 +136,7 @@ def test_wrong_usage_is_said_in_one_line(ensemble: Path, tmp_path: Path, capsys:
             (["--model", str(ensemble), "--port", port], f"--port {port}: cannot listen"),
             (["--model", str(ensemble), "--host", "no.such.host.invalid"], "--host no.such.host.invalid"),
             (["--model", str(ensemble), "--port", "99999"], "--port 99999"),
-            (["--model", str(tmp_path / "none"), "--port", "0"], "no such checkpoint folder"),
+            (["--model", str(tmp_path / "none"), "--port", "0"], "none: cannot be loaded"),
             (["--model", str(ensemble), "--max_files", "0"], "--max_files 0: must be above 0"),
         ):
             assert cli.main(["serve", *flags]) == 2
