@@ -14,6 +14,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from hf_deepfake.errors import InputError
+from hf_deepfake.explain.attributions import Explanation
+from hf_deepfake.explain.scores import Score
 
 _BLUR = 1 / 16
 """Standard deviation of the blur as a share of the longer side: enough to leave no detector much to go by."""
@@ -114,6 +116,24 @@ def faithfulness(
         random_deletion=randoms[0].tolist(),
         random_insertion=randoms[1].tolist(),
     )
+
+
+def measure(
+    score: Score, image: Image.Image, explanation: Explanation, seed: int = 0, batch_size: int = 16
+) -> Faithfulness:
+    """The faithfulness of an explanation, within the part of its image that is read at all.
+
+    Args:
+        score: What was explained.
+        image: The upright image, mode RGB.
+        explanation: Of this image.
+        seed: As of `faithfulness`.
+        batch_size: As of `faithfulness`.
+    """
+    left, top, right, bottom = box = score.box(image)
+    pixels, heatmap = np.asarray(image.crop(box)), explanation.heatmap[top:bottom, left:right]
+    device = score.models[0].device
+    return faithfulness(lambda changed: score(changed.to(device)), pixels, heatmap, seed=seed, batch_size=batch_size)
 
 
 def _check(image: NDArray[np.uint8], heatmap: NDArray[np.floating], steps: int, controls: int) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import verdict
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.scores import fingerprint
 from hf_deepfake.explain.attributions import DEFAULT_METHOD, METHODS, Explanation, explain
-from hf_deepfake.explain.faithfulness import Faithfulness, faithfulness
+from hf_deepfake.explain.faithfulness import Faithfulness, measure
 from hf_deepfake.explain.figures import in_numbers, in_words, plot_bands, plot_curves, sheet, shown_names
 from hf_deepfake.explain.frequency import frequency_bands
 from hf_deepfake.explain.gallery_page import PAGE, save_page
@@ -66,15 +65,8 @@ class _Studio:
         """How faithful each map is, within the part of the image that is read at all."""
         if not self.choices["faithfulness"]:
             return None
-        measured = []
-        for explanation in explanations:
-            score = self.scores[explanation.member]
-            left, top, right, bottom = box = score.box(image)
-            pixels, heatmap = np.asarray(image.crop(box)), explanation.heatmap[top:bottom, left:right]
-            on_device = partial(_scored, score, self.detector.model.device)
-            choices = {"seed": self.choices["seed"], "batch_size": self.batch_size}
-            measured.append(faithfulness(on_device, pixels, heatmap, **choices))
-        return measured
+        choices = {"seed": self.choices["seed"], "batch_size": self.batch_size}
+        return [measure(self.scores[one.member], image, one, **choices) for one in explanations]
 
     def weights(self) -> dict[str, float]:
         """Shares of the members in a weighted vote."""
@@ -96,10 +88,6 @@ class _Studio:
         with whole(self.folder / RECORD) as partial_file:
             record = head | {"images": list(entries.values()), "skipped": skipped}
             partial_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def _scored(score: Score, device: torch.device, pixels: torch.Tensor) -> torch.Tensor:
-    return score(pixels.to(device))
 
 
 def save_explanations(

@@ -50,7 +50,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
 
-    monkeypatch.setattr(gallery, "faithfulness", quickly)
+    monkeypatch.setattr("hf_deepfake.explain.faithfulness.faithfulness", quickly)
     monkeypatch.setattr(gallery, "plot_curves", blank)
     monkeypatch.setattr(gallery, "plot_bands", blank)
     monkeypatch.setattr(gallery, "sheet", blank)
