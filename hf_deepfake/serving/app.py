@@ -10,6 +10,7 @@ from gradio.components import Navbar
 from gradio.data_classes import ImageData
 
 from hf_deepfake.ensemble.default import default_ensemble
+from hf_deepfake.errors import InputError
 from hf_deepfake.serving.answers import Answers
 from hf_deepfake.serving.judging import Judge
 from hf_deepfake.serving.rendering import hint_html
@@ -180,5 +181,10 @@ def launch(name_or_path: str | None = None) -> None:
     Raises:
         InputError: If the model cannot be loaded, or none is named and there is no default ensemble.
     """
-    with Judge.load(name_or_path or default_ensemble()) as judge:
+    if not name_or_path:
+        try:
+            name_or_path = default_ensemble()
+        except InputError as error:
+            raise InputError(f"{error} In a Space, set the variable HF_DEEPFAKE_MODEL in its settings.") from error
+    with Judge.load(name_or_path) as judge:
         build_app(judge).launch(share=False, **SETTINGS)
