@@ -50,17 +50,18 @@ class Answers:
     Args:
         judge: What judges.
         words: In which words.
+        max_bytes: Of a file that is judged.
     """
 
-    def __init__(self, judge: Judge, words: Words) -> None:
-        self.judge, self.words = judge, words
+    def __init__(self, judge: Judge, words: Words, max_bytes: int = MAX_BYTES) -> None:
+        self.judge, self.words, self.max_bytes = judge, words, max_bytes
 
     def verdict(self, path: str | None) -> tuple[str, str, str]:
         """The verdict, every member's vote and what the file says; a refusal alone where it is not judged."""
         if path is None:
             return hint_html(self.words.nothing_yet), "", ""
         try:
-            content = _read(path)
+            content = self._read(path)
             details = self._judged([content])[0]
         except UploadError as error:
             return refusal_html(self._refusal(error)), "", ""
@@ -78,7 +79,7 @@ class Answers:
         if path is None:
             return ""
         try:
-            content = _read(path)
+            content = self._read(path)
             image = _opened(content)
             judged = self._judged([content, _recompressed(image), _halved(image)])
         except (UploadError, InputError):
@@ -95,7 +96,7 @@ class Answers:
             yield hint_html(self.words.picture_first), ""
             return
         try:
-            image = _opened(_read(path))
+            image = _opened(self._read(path))
             image.thumbnail((LONGEST, LONGEST), Image.Resampling.BICUBIC)
             details = self._judged([image])[0]
             target = NAMES[FAKE if details["prob_fake"] >= details["threshold"] else REAL]
@@ -126,7 +127,7 @@ class Answers:
     def _submitted(self, path: str) -> Callable[[], dict[str, Any]]:
         """Have a file judged, and what gives its row once it is."""
         try:
-            future = self.judge.submit(_read(path))
+            future = self.judge.submit(self._read(path))
         except UploadError as error:
             reason = self._refusal(error)
             return lambda: {"prob_fake": None, "label": None, "error": reason}
@@ -146,19 +147,18 @@ class Answers:
         except UnreadableImageError as error:
             raise UploadError.of(error) from error
 
+    def _read(self, path: str) -> bytes:
+        """An uploaded file that may be judged.
+
+        Raises:
+            UploadError: If it may not.
+        """
+        with Path(path).open("rb") as file:
+            return read_upload(file.read(self.max_bytes + 1), self.max_bytes).image
+
     def _refusal(self, error: UploadError) -> str:
-        limits = {"megabytes": MAX_BYTES // 2**20, "megapixels": MAX_PIXELS // 10**6}
+        limits = {"megabytes": f"{self.max_bytes / 2**20:g}", "megapixels": MAX_PIXELS // 10**6}
         return self.words.refusals[error.status].format(**limits)
-
-
-def _read(path: str) -> bytes:
-    """An uploaded file that may be judged.
-
-    Raises:
-        UploadError: If it may not.
-    """
-    with Path(path).open("rb") as file:
-        return read_upload(file.read(MAX_BYTES + 1)).image
 
 
 def _opened(content: bytes) -> Image.Image:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 from gradio.components import Navbar
 from gradio.data_classes import ImageData
 
@@ -43,20 +44,24 @@ _LONG: dict[str, Any] = {"api_visibility": "private", "show_progress": "full", "
 _PROGRESS = gr.Progress()
 
 
-def build_app(judge: Judge) -> gr.Blocks:
+def build_app(judge: Judge, max_bytes: int = MAX_BYTES) -> gr.Blocks:
     """The page of a judge in every language; serve it with `SETTINGS`.
 
     Uploads lie in Gradio's cache for an hour; what is made of them (heatmaps, tables) is part of the page and never on
     the disk.
+
+    Args:
+        judge: What judges.
+        max_bytes: Of a file that is judged.
     """
     first, *others = LANGUAGES
     app = gr.Blocks(title=first.title, analytics_enabled=False, delete_cache=(60, _KEPT))
     samples = _saved_samples()
     with app:
-        _build_page(app, Answers(judge, first), first, samples)
+        _build_page(app, Answers(judge, first, max_bytes), first, samples)
     for words in others:
         with app.route(words.name, words.language):
-            _build_page(app, Answers(judge, words), words, samples)
+            _build_page(app, Answers(judge, words, max_bytes), words, samples)
     app.queue(default_concurrency_limit=4, max_size=100)
     return app
 
@@ -117,7 +122,7 @@ def _build_one_picture(answers: Answers, words: Words, samples: Mapping[str, str
             choices = [(name, method) for method, name in words.methods.items()]
             method = gr.Dropdown(choices, value=choices[0][1], label=words.method, filterable=False)
             show = gr.Button(words.show_heatmap)
-            worth = gr.HTML(elem_classes="live", min_height=64)
+            worth = gr.HTML(elem_classes="live", min_height=96)
             heatmap = gr.HTML()
         with gr.Column():
             robustness = gr.HTML(elem_classes="live")
@@ -170,6 +175,12 @@ def _on_load(words: Words) -> str:
             location.assign(location.pathname.replace(/\\/?$/, "/") + wanted);
         }}
     }}"""
+
+
+def mount(service: FastAPI, judge: Judge, max_bytes: int = MAX_BYTES) -> FastAPI:
+    """Add the page to a service, at `/`."""
+    settings = SETTINGS | {"max_file_size": max_bytes}
+    return gr.mount_gradio_app(service, build_app(judge, max_bytes), path="/", **settings)
 
 
 def launch(name_or_path: str | None = None) -> None:

@@ -41,10 +41,10 @@ def _probability(details: Mapping[str, Any], words: Words) -> str:
 
 
 def _limits(details: Mapping[str, Any], words: Words) -> str:
-    if "uncertain_band" not in details:
+    low, high = map(percent, details.get("uncertain_band", [0, 0]))
+    if low == high:
         return words.threshold.format(percent=percent(details["threshold"]))
-    low, high = details["uncertain_band"]
-    return words.band.format(low=percent(low), high=percent(high))
+    return words.band.format(low=low, high=high)
 
 
 def chance_in_words(prob_fake: float, words: Words) -> str:

@@ -34,6 +34,8 @@ def test_a_probability_is_said_as_a_number_and_in_words(prob_fake: float, number
 
 def test_a_verdict_tells_the_threshold_or_the_band_that_it_was_taken_at() -> None:
     assert "It is called fake from 40 % on." in verdict_html(details(0.45), FACTS, ENGLISH)
+    narrow = verdict_html(details(0.45, uncertain_band=[0.4, 0.401]), FACTS, ENGLISH)
+    assert "It is called fake from 40 % on." in narrow, "no band from 40 % to 40 %"
     open_ = verdict_html(details(0.45, "uncertain", uncertain_band=[0.3, 0.6]), FACTS, ENGLISH)
     assert "Cannot tell" in open_
     assert "Between 30 % and 60 % the detectors leave it open." in open_
