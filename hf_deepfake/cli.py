@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": ("hf_deepfake.evaluation.command", "measure checkpoints on labelled images"),
     "report": ("hf_deepfake.evaluation.report.page", "one page on runs, ensembles and evaluations"),
     "predict": ("hf_deepfake.serving.predict", "score images, folders or lists"),
+    "serve": ("hf_deepfake.serving.serve", "answer over HTTP, with a page for people"),
     "explain": ("hf_deepfake.explain.gallery", "save heatmaps of what a detector looked at, and check them"),
     "monitor": ("hf_deepfake.evaluation.monitor", "tell whether images or scores of a deployed detector have drifted"),
     "synthesize": ("hf_deepfake.data.synthesis", "make self-blended fakes of real photographs"),

@@ -179,8 +179,8 @@ def _on_load(words: Words) -> str:
 
 def mount(service: FastAPI, judge: Judge, max_bytes: int = MAX_BYTES) -> FastAPI:
     """Add the page to a service, at `/`."""
-    settings = SETTINGS | {"max_file_size": max_bytes}
-    return gr.mount_gradio_app(service, build_app(judge, max_bytes), path="/", **settings)
+    gr.mount_gradio_app(service, build_app(judge, max_bytes), path="/", **SETTINGS | {"max_file_size": max_bytes})
+    return service
 
 
 def launch(name_or_path: str | None = None) -> None:

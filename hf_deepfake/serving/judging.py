@@ -54,7 +54,7 @@ class Judge:
         parts: dict[str, Any] = {"model": detector.model, "image_processor": detector.processor}
         self._pipeline: Any = pipeline("deepfake-ensemble", device=device, **parts)  # type: ignore[call-overload]
         self._readers = ThreadPoolExecutor(torch.get_num_threads(), "reader")
-        self._waiting: queue.SimpleQueue[_Read | None] = queue.SimpleQueue()
+        self._waiting: queue.Queue[_Read | None] = queue.Queue(2 * batch_size)  # readers wait, not pixels pile up
         self._worker = threading.Thread(target=self._work, name="judge", daemon=True)
         self._worker.start()
         self._explaining = threading.Lock()
