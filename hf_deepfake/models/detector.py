@@ -29,6 +29,7 @@ from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import (
     reader_of,
 )
 from hf_deepfake.errors import InputError
+from hf_deepfake.models.exported import refuse_exported
 from hf_deepfake.models.heads import new_head, single_detector
 from hf_deepfake.models.imagenet import start_from_imagenet
 from hf_deepfake.recipe import ModelArguments
@@ -162,6 +163,7 @@ def _from_checkpoint(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
         label2id=labels.LABEL2ID,
         ignore_mismatched_sizes=True,
     )
+    refuse_exported(detector, "train")
     detector = single_detector(detector)
     if fake == labels.REAL:
         _turn_head(detector)
