@@ -62,8 +62,11 @@ def save_onnx(
     """
     onnx = import_extra("onnx")
     import_extra("onnxscript")
-    if sum(weight.numel() * 4 for weight in ensemble.parameters()) > LARGEST:
-        raise InputError("weights of more than 2 GB do not fit into one ONNX file; export its members one by one.")
+    size = 4 * sum(weight.numel() for weight in ensemble.parameters())
+    if size > LARGEST:
+        raise InputError(
+            f"its weights, {size / 1e9:.1f} GB, do not fit into one ONNX file; make an ensemble of fewer or smaller members."
+        )
     pixels = processor([Image.new("RGB", (64, 64))] * 2)
     cuts = list(pixels.values())
     voted = _VotedPixels(ensemble, processor.normalisations(cuts)).eval()
@@ -74,7 +77,7 @@ def save_onnx(
                 (cuts,),
                 input_names=list(pixels),
                 output_names=list(OUTPUTS),
-                dynamic_shapes=([{0: torch.export.Dim("images")} for _ in cuts],),
+                dynamic_shapes=([{0: torch.export.Dim.DYNAMIC} for _ in cuts],),
                 dynamo=True,
                 verbose=False,
             )
