@@ -33,7 +33,8 @@ class Score:
         member: Name of one member of an ensemble; None for the vote or a single detector.
 
     Raises:
-        InputError: If there is no such target or member, the model is an exported graph, or what happens to the image cannot be differentiated.
+        InputError: If there is no such target or member, the model is an exported graph, or what happens to the image
+            cannot be differentiated.
     """
 
     def __init__(self, detector: LoadedDetector, target: str = "fake", member: str | None = None) -> None:

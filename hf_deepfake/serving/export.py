@@ -26,7 +26,13 @@ from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import EnsembleForImage
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.benchmark import environment
 from hf_deepfake.models.detector import load_detector
-from hf_deepfake.models.exported import ExportedConfig, ExportedImageProcessor, file_hash, refuse_exported
+from hf_deepfake.models.exported import (
+    ExportedConfig,
+    ExportedImageProcessor,
+    file_hash,
+    import_extra,
+    refuse_exported,
+)
 from hf_deepfake.models.heads import as_ensemble
 from hf_deepfake.printing import printable
 from hf_deepfake.serving.graph import quantize, save_onnx, to_openvino
@@ -34,6 +40,9 @@ from hf_deepfake.writing import whole
 
 PRECISIONS = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "fp16", "bf16")}
 """What each format can be written in; `fp32` unless another is asked for."""
+
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+"""What each format needs."""
 
 LARGEST_DIFFERENCE = 1e-4
 """By which a probability of an `fp32` graph may differ from PyTorch's."""
@@ -121,6 +130,8 @@ def _require_settings(format: str, precision: str, calibration_data: str | None)
         raise InputError(f"--quantize {precision}: {format} is written in {', '.join(PRECISIONS[format])}.")
     if precision == "int8" and calibration_data is None:
         raise InputError("--quantize int8: needs --calibration_data, images like those that will be scored.")
+    for package in PACKAGES[format]:
+        import_extra(package)
 
 
 def _readable_images(data: str, image_root: str | None) -> list[Any]:
@@ -212,7 +223,7 @@ def _probabilities(model: Any, processor: Any, images: Sequence[Any]) -> NDArray
 
 def _record(name_or_path: str, graph: dict[str, Any], compared: dict[str, Any]) -> dict[str, Any]:
     measured = environment()
-    for package in ("onnx", "onnxscript", "onnxruntime" if graph["format"] == "onnx" else "openvino"):
+    for package in PACKAGES[graph["format"]]:
         measured["packages"][package] = version(package)
     folder = Path(name_or_path)
     source = folder.resolve().name if folder.is_dir() else name_or_path

@@ -60,8 +60,6 @@ def save_onnx(
     Raises:
         InputError: If torch cannot trace a network, or the weights are more than `LARGEST`.
     """
-    onnx = import_extra("onnx")
-    import_extra("onnxscript")
     size = 4 * sum(weight.numel() for weight in ensemble.parameters())
     if size > LARGEST:
         raise InputError(
@@ -83,7 +81,7 @@ def save_onnx(
             )
     except Exception as error:  # whatever is in the way of tracing a network
         raise InputError(f"torch cannot trace its networks to ONNX: {first_line(error)}.") from error
-    onnx.save(_without_traces(program.model_proto), path)
+    import_extra("onnx").save(_without_traces(program.model_proto), path)
     inputs = {name: str(cut.dtype).removeprefix("torch.") for name, cut in pixels.items()}
     return {"inputs": inputs, "opset": program.model_proto.opset_import[0].version}
 

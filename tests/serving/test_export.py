@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,15 @@ REFUSED = {
 def test_what_does_not_go_together_is_refused(message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         export("no/matter", tmp_path / "graph", **REFUSED[message])
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "openvino"])
+def test_a_missing_package_is_named_before_anything_is_loaded(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"{package} is not installed; pip install 'hf_deepfake\[export\]'"):
+        export("no/matter", tmp_path / "graph", "openvino")
 
 
 def test_too_few_images_are_refused(pair: Path, files: list[Path], tmp_path: Path) -> None:
