@@ -25,16 +25,22 @@ def _register(_: ModuleType) -> None:
     from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import EnsembleForImageClassification
     from hf_deepfake.ensemble.hub.pipeline_deepfake_ensemble import DeepfakeEnsemblePipeline
     from hf_deepfake.labels import fake_column
+    from hf_deepfake.models.exported import ExportedConfig, ExportedForImageClassification, ExportedImageProcessor
 
     DeepfakeEnsemblePipeline.fake_column = staticmethod(fake_column)  # type: ignore[method-assign]
     # the task is registered below: no code of the checkpoint's is needed for it
     EnsembleConfig.custom_pipelines = {}  # type: ignore[assignment, method-assign]
-    AutoConfig.register(EnsembleConfig.model_type, EnsembleConfig, exist_ok=True)
-    AutoModelForImageClassification.register(EnsembleConfig, EnsembleForImageClassification, exist_ok=True)
-    backends: dict[str, type] = {"pil": EnsembleImageProcessor, "torchvision": EnsembleImageProcessor}
-    AutoImageProcessor.register(EnsembleConfig, image_processor_classes=backends, exist_ok=True)
-    # without any, stock pipelines would ask whether the checkpoint's code may be run to find one
-    AutoVideoProcessor.register(EnsembleConfig, None, exist_ok=True)
+    classes: list[tuple[Any, Any, type]] = [
+        (EnsembleConfig, EnsembleForImageClassification, EnsembleImageProcessor),
+        (ExportedConfig, ExportedForImageClassification, ExportedImageProcessor),
+    ]
+    for config, model, processor in classes:
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModelForImageClassification.register(config, model, exist_ok=True)
+        backends = {"pil": processor, "torchvision": processor}
+        AutoImageProcessor.register(config, image_processor_classes=backends, exist_ok=True)
+        # without any, stock pipelines would ask whether the checkpoint's code may be run to find one
+        AutoVideoProcessor.register(config, None, exist_ok=True)
     PIPELINE_REGISTRY.register_pipeline(
         TASK,
         DeepfakeEnsemblePipeline,

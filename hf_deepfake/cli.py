@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": ("hf_deepfake.serving.predict", "score images, folders or lists"),
     "serve": ("hf_deepfake.serving.serve", "answer over HTTP, with a page for people"),
     "explain": ("hf_deepfake.explain.gallery", "save heatmaps of what a detector looked at, and check them"),
+    "export": ("hf_deepfake.serving.export", "make one fast ONNX or OpenVINO graph of a detector or an ensemble"),
     "monitor": ("hf_deepfake.evaluation.monitor", "tell whether images or scores of a deployed detector have drifted"),
     "synthesize": ("hf_deepfake.data.synthesis", "make self-blended fakes of real photographs"),
     "push": ("hf_deepfake.publishing.push", "put a run or an ensemble on the Hub, with its card"),

@@ -30,11 +30,13 @@ from transformers import (
 from hf_deepfake import labels
 from hf_deepfake.arguments import DataArguments, ModelArguments
 from hf_deepfake.data.loading import load_splits
-from hf_deepfake.ensemble.building import build_ensemble
+from hf_deepfake.ensemble.building import assemble, build_ensemble
+from hf_deepfake.ensemble.fitting import Fit
 from hf_deepfake.evaluation.metrics import bootstrap_intervals
 from hf_deepfake.evaluation.predictions import predictions_table, save_predictions, score_images
 from hf_deepfake.models.detector import load_detector, new_detector
 from hf_deepfake.recipe import parse_recipe
+from hf_deepfake.serving.export import export
 from hf_deepfake.training.resuming import StepSeed
 from hf_deepfake.training.train import RECIPE, train
 
@@ -208,6 +210,33 @@ def ensemble(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path
         patch.setattr("hf_deepfake.evaluation.benchmark.bootstrap_intervals", few)
         build_ensemble(runs, folder, voting="soft", target_error=0.2)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tiny detectors of one size and two normalisations, calibrated and weighted, with an uncertain band."""
+    root = tmp_path_factory.mktemp("pair")
+    runs = [save_tiny_vit(root / "first"), save_tiny_vit(root / "second", mean=0.5, seed=1)]
+    fit = Fit(
+        "weighted",
+        [1.5, 0.7],
+        [3.0, 1.0],
+        [0.4, 0.5],
+        {"weighted": 0.45},
+        biases=[0.2, -0.3],
+        vote_calibrations={"weighted": {"temperature": 0.8, "bias": 0.1}},
+        uncertain_bands={"weighted": [0.44, 0.47]},
+    )
+    for part in assemble(runs, ["first", "second"], fit):
+        part.save_pretrained(root / "ensemble")
+    return root / "ensemble"
+
+
+@pytest.fixture(scope="session")
+def exported(pair: Path) -> Path:
+    """The two as an ONNX graph."""
+    export(str(pair), pair.parent / "exported")
+    return pair.parent / "exported"
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from hf_deepfake.evaluation.calibration import CALIBRATIONS
 from hf_deepfake.evaluation.predictions import load_predictions
 from hf_deepfake.evaluation.tables import metrics_table
 from hf_deepfake.models.detector import load_detector
+from hf_deepfake.models.exported import refuse_exported
 from hf_deepfake.models.heads import single_detector, view_settings
 from hf_deepfake.printing import printable
 from hf_deepfake.publishing.card import save_card
@@ -127,6 +128,7 @@ def assemble(
     members, views, member_views, fake_columns = [], [], [], []
     for run in runs:
         member, processor, fake_column = load_detector(str(run))
+        refuse_exported(member, "ensemble")
         if isinstance(processor, EnsembleImageProcessor) and member is not single_detector(member):
             member, processor = single_detector(member), processor.processors[0]
         if isinstance(member, EnsembleForImageClassification):

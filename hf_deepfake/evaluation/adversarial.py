@@ -25,6 +25,7 @@ from hf_deepfake.evaluation.robustness import corrupted_metrics
 from hf_deepfake.labels import FAKE
 from hf_deepfake.models.detector import LoadedDetector
 from hf_deepfake.models.differentiable import differentiable_views
+from hf_deepfake.models.exported import refuse_exported
 
 METHODS = ("fgsm", "pgd")
 
@@ -176,6 +177,7 @@ def _gradient(name: str, models: Mapping[str, LoadedDetector]) -> Gradient:
     if name not in models:
         raise InputError(f"{name}: no such model to attack; there are {', '.join(models)}.")
     model, processor, fake_column = models[name]
+    refuse_exported(model, "--adversarial")
     if "face_crop" in getattr(model.config, "reading", {}):
         raise InputError(f"{name}: it reads a face crop, and finding the face has no gradient; attack another model.")
     try:

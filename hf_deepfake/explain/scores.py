@@ -11,6 +11,7 @@ from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import ImageRea
 from hf_deepfake.errors import InputError
 from hf_deepfake.models.detector import LoadedDetector
 from hf_deepfake.models.differentiable import differentiable_views
+from hf_deepfake.models.exported import refuse_exported
 
 
 class Score:
@@ -32,7 +33,8 @@ class Score:
         member: Name of one member of an ensemble; None for the vote or a single detector.
 
     Raises:
-        InputError: If there is no such target or member, or what happens to the image cannot be differentiated.
+        InputError: If there is no such target or member, the model is an exported graph, or what happens to the image
+            cannot be differentiated.
     """
 
     def __init__(self, detector: LoadedDetector, target: str = "fake", member: str | None = None) -> None:
@@ -41,6 +43,7 @@ class Score:
         self.sign = 1 if target == "fake" else -1
         processor: Any
         model, processor, fake_column = detector
+        refuse_exported(model, "explain")
         config: Any = model.config
         ensemble: Any = getattr(model, "members", None)
         self.names: list[str] = list(config.member_names) if ensemble is not None else []

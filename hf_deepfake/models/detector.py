@@ -30,6 +30,7 @@ from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import (
     reader_of,
 )
 from hf_deepfake.errors import InputError
+from hf_deepfake.models.exported import refuse_exported
 from hf_deepfake.models.heads import new_head, single_detector
 from hf_deepfake.models.imagenet import start_from_imagenet
 
@@ -164,6 +165,7 @@ def _from_checkpoint(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
         label2id=labels.LABEL2ID,
         ignore_mismatched_sizes=True,
     )
+    refuse_exported(detector, "train")
     detector = single_detector(detector)
     if fake == labels.REAL:
         _turn_head(detector)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel, TimmWrapperImageProcessor
 
+from hf_deepfake import labels
 from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.ensemble.hub.configuration_deepfake_ensemble import EnsembleConfig
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import EnsembleImageProcessor
@@ -62,13 +63,14 @@ def has_mlp_head(detector: PreTrainedModel) -> bool:
 
 
 def as_ensemble(
-    detector: PreTrainedModel, processor: BaseImageProcessor
+    detector: PreTrainedModel, processor: BaseImageProcessor, fake_column: int = labels.FAKE
 ) -> tuple[EnsembleForImageClassification, EnsembleImageProcessor]:
     """An ensemble of this one detector, without calibration: the form in which one with an MLP head is saved."""
     settings = detector.config.to_dict()
     settings.pop("_name_or_path", None)  # the maker's own folder is nobody else's business
+    config = EnsembleConfig(members=[settings], member_names=["detector"], fake_columns=[fake_column])
     with torch.device("meta"):
-        ensemble = EnsembleForImageClassification(EnsembleConfig(members=[settings], member_names=["detector"]))
+        ensemble = EnsembleForImageClassification(config)
     ensemble.members[0] = detector
     return ensemble, EnsembleImageProcessor(views=[view_settings(detector, processor)])
 

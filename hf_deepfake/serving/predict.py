@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import expit
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from hf_deepfake.data.inputs import named_images
 from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import (
     CascadeOutput,
-    EnsembleForImageClassification,
     member_probabilities,
     verdict,
     vote_shares,
@@ -27,6 +27,7 @@ from hf_deepfake.ensemble.hub.running_deepfake_ensemble import has_instructions_
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.models.detector import load_detector
+from hf_deepfake.models.exported import refuse_exported
 from hf_deepfake.models.heads import single_detector
 from hf_deepfake.printing import printable
 from hf_deepfake.serving.monitored import EmbeddingRecorder, image_statistics
@@ -94,12 +95,21 @@ def predict(
     named = named_images(inputs, image_root, follow_links, image_column)
     images = [image for _, image in named]
     model, processor, fake_column = load_detector(name_or_path, fake_label=fake_label)
+    asked = {
+        "cascade": cascade,
+        "compile": compile,
+        "dtype": dtype != "float32",
+        "every_face": every_face,
+        "monitoring": monitoring,
+    }
+    for name in (name for name, given in asked.items() if given):
+        refuse_exported(model, f"--{name}")
     if every_face:
         model, processor = _reading_faces(model, processor, name_or_path)
     _prepare(model, dtype, compile)
     recorder: EmbeddingRecorder | _Cascade | _Votes | None = EmbeddingRecorder(model) if monitoring else None
     if cascade or members:
-        if not isinstance(model, EnsembleForImageClassification):
+        if not hasattr(model.config, "member_names"):
             raise InputError(f"--{'cascade' if cascade else 'members'}: {name_or_path} is no ensemble.")
         recorder = _Cascade(model, threshold, cascade_tolerance) if cascade else _Votes(model)
     if batch_size == "auto":
@@ -157,7 +167,7 @@ def _reading_faces(model: Any, processor: Any, name_or_path: str) -> tuple[Any, 
         InputError: If it does not read faces, or is an ensemble of several.
     """
     single = single_detector(model)
-    if isinstance(single, EnsembleForImageClassification):
+    if single.config.model_type == "deepfake-ensemble":
         raise InputError(
             f"--every_face: {name_or_path} is an ensemble, whose members read an image each in its own way; name one of "
             "their runs."
@@ -202,7 +212,7 @@ def _collected(
 class _Cascade:
     """Runs batches as a cascade and keeps what it did for each image."""
 
-    def __init__(self, model: EnsembleForImageClassification, threshold: float | None, tolerance: float) -> None:
+    def __init__(self, model: Any, threshold: float | None, tolerance: float) -> None:
         self._members = len(model.members)
         self._run: Any = partial(model.cascade, threshold=threshold, tolerance=tolerance)
         self._kept: list[torch.Tensor] = []
@@ -229,7 +239,7 @@ class _Cascade:
 class _Votes:
     """Keeps what each member of an ensemble says while it scores."""
 
-    def __init__(self, model: EnsembleForImageClassification) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         config: Any = model.config
         self._shares = dict(zip(config.member_names, vote_shares(config.weights, config.voting), strict=True))
         self._calibration = {name: getattr(config, name) for name in ("temperatures", "biases", "isotonic")}

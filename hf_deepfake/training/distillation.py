@@ -23,6 +23,7 @@ from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.scores import ScoreStore, fill_stores, fingerprint
 from hf_deepfake.labels import FAKE
 from hf_deepfake.models.detector import LoadedDetector, load_detector
+from hf_deepfake.models.exported import refuse_exported
 from hf_deepfake.training.losses import images_in_batch
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ def prepare_lessons(
     if distillation.teacher is None:
         return None
     teacher = load_detector(distillation.teacher, distillation.teacher_revision)
+    refuse_exported(teacher.model, "--teacher")
     logger.info("%s teaches a student of %s parameters", distillation.teacher, f"{student.num_parameters():,}")
     teacher.model.requires_grad_(False)
     teacher.model.to(training.device)  # type: ignore[arg-type]

@@ -185,7 +185,7 @@ class ImageReader:
 
 def reader_of(config: Any) -> ImageReader | None:
     """How images are read for a detector with this configuration; None for an ensemble, whose processor reads itself."""
-    if config.model_type == "deepfake-ensemble":
+    if hasattr(config, "member_views"):
         return None
     return ImageReader(**getattr(config, "reading", {}))
 

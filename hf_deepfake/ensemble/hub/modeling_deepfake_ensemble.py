@@ -43,7 +43,7 @@ def calibrated(
         return torch.sigmoid(log_odds / temperature + bias)
     places, values = (_row(part, log_odds) for part in isotonic)
     inside = log_odds.clamp(places[0], places[-1])
-    right = torch.searchsorted(places, inside).clamp(1, len(places) - 1)
+    right = (places < inside[..., None]).sum(dim=-1).clamp(1, len(places) - 1)  # ONNX has no search
     share = (inside - places[right - 1]) / (places[right] - places[right - 1])
     return values[right - 1] + share * (values[right] - values[right - 1])
 
