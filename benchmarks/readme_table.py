@@ -10,6 +10,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hf_deepfake.evaluation.tables import format_metric, metrics_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,11 +109,12 @@ def save_figures(name: str, title: str, command: str, machine: str, rows: list[d
 
 
 def machine() -> str:
-    """The processor that a figure was measured on."""
+    """The processor that a figure was measured on, and the GPU where there is one."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"Measured on {os.cpu_count()} CPU cores ({names[0] if names else platform.processor()})"
+    gpu = f"one {torch.cuda.get_device_name()} and " if torch.cuda.is_available() else ""
+    return f"Measured on {gpu}{os.cpu_count()} CPU cores ({names[0] if names else platform.processor()})"
 
 
 def _results() -> list[dict[str, Any]]:

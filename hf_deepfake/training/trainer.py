@@ -1,6 +1,7 @@
 """`transformers.Trainer` with what a detector's training needs besides."""
 
 import logging
+from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,7 @@ class DetectorTrainer(Trainer):
         trained: Names of the parameters that are ever trained, where Trainer's own optimizer would not do.
         layer_decay: See `parameter_groups`.
         fourier: The loss with the Fourier head's in it; None without one.
+        losses_in_flight: Batches whose loss is not looked at yet; 1 on a GPU.
     """
 
     model: PreTrainedModel
@@ -78,7 +80,9 @@ class DetectorTrainer(Trainer):
         self.averaging = WeightAveraging(fitting.ema_decay) if fitting.ema_decay is not None else None
         self.shares: NDArray[np.float64] | None = None
         self.distillation: Distillation | None = None
+        self._unchecked: deque[tuple[torch.Tensor, torch.Tensor | list[str], int]] = deque()
         super().__init__(*args, **kwargs)
+        self.losses_in_flight = 0 if self.args.device.type == "cpu" else 1
         self.save_total_limit = self.args.save_total_limit
         self.args.save_total_limit = None  # Trainer would delete the old checkpoint before the new one is whole
         if self.averaging is not None:
@@ -100,17 +104,29 @@ class DetectorTrainer(Trainer):
         return loader
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Trainer's own, which stops where the loss is no finite number."""
+        """Trainer's own, which stops where the loss is no finite number.
+
+        With `losses_in_flight` that is seen so many batches later, but before anything is measured or saved: to look at a
+        loss at once is to wait for the GPU, which then waits for the next batch.
+        """
         rows = inputs.pop("rows", [])
         loss = super().training_step(model, inputs, *args, **kwargs)
-        if not torch.isfinite(loss):
-            images: Any = self.train_dataset
-            named = rows if isinstance(rows, list) else images.with_format(None)[rows.tolist()]["file"]
-            refuse_loss(loss, self.state.global_step + 1, named, self.args)
+        self._unchecked.append((loss, rows, self.state.global_step + 1))
+        self._check_losses(self.losses_in_flight)
         return loss
+
+    def _check_losses(self, in_flight: int = 0) -> None:
+        """Stop at a loss that is no finite number; so many of the latest are left for later."""
+        while len(self._unchecked) > in_flight:
+            loss, rows, step = self._unchecked.popleft()
+            if not torch.isfinite(loss):
+                images: Any = self.train_dataset
+                named = rows if isinstance(rows, list) else images.with_format(None)[rows.tolist()]["file"]
+                refuse_loss(loss, step, named, self.args)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         if self.control.should_evaluate or self.control.should_save:
+            self._check_losses()
             check_weights(self.model, self.state.global_step, self.args)
         run, self.saved = Path(str(self.args.output_dir)), False
         with disk_watched(run):
@@ -283,6 +299,9 @@ def build_trainer(
     """
     if training.device.type == "cpu":
         training.dataloader_pin_memory = False
+    elif training.dataloader_pin_memory:
+        settings: Any = training.accelerator_config
+        settings.non_blocking = True  # a batch is copied while the one before is computed
     check_checkpointing(detector, training)
     if rows is not None:
         check_last_batch(detector, len(rows), training)

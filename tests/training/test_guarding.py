@@ -4,14 +4,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_tiny_vit
+from conftest import build_tiny_vit, training_arguments
 from transformers import TrainingArguments
 
 from hf_deepfake import InputError
 from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.models.detector import new_detector
+from hf_deepfake.training import train as training_module
 from hf_deepfake.training.guarding import check_last_batch, check_weights, disk_watched, refuse_loss
 from hf_deepfake.training.resuming import COMPLETE
+from hf_deepfake.training.trainer import build_trainer
 
 
 def checkpoint(run: Path, step: int, complete: bool = True) -> None:
@@ -48,6 +50,28 @@ def test_a_loss_that_is_no_number_names_step_images_and_what_to_do(tmp_path: Pat
     assert "--learning_rate (now 0.3)" in str(caught.value)
     assert "--fp16" not in str(caught.value)
     assert "Nothing was saved yet." in str(caught.value)
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_a_training_stops_at_a_loss_that_is_no_number_before_it_is_measured_or_saved(
+    in_flight: int, tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a GPU, where a loss is looked at one batch later; here the batch is the last before the evaluation."""
+    steps = iter(range(1, 99))
+
+    def loss(outputs: Any, labels: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return outputs.logits.sum() * (float("nan") if next(steps) == 4 else 1)
+
+    def built(*args: Any, **kwargs: Any) -> Any:
+        trainer = build_trainer(*args, **kwargs)
+        trainer.compute_loss_func, trainer.losses_in_flight = loss, in_flight
+        return trainer
+
+    monkeypatch.setattr(training_module, "build_trainer", built)
+    measured = {"eval_strategy": "steps", "eval_steps": 4, "save_strategy": "steps", "save_steps": 4}
+    with pytest.raises(InputError, match=r"step 4: the loss is nan on the images \w+/.*png"):
+        training_module.train(*training_arguments(image_folder, tmp_path / "run", max_steps=6, **measured))
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
 def test_after_an_infinite_loss_the_last_whole_checkpoint_is_named(tmp_path: Path) -> None:
