@@ -110,6 +110,8 @@ def _from_timm(arguments: ModelArguments) -> tuple[PreTrainedModel, str]:
         raw: Any = timm.create_model(name, **model_args)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         raise InputError(f"{name}: timm cannot build it with {model_args}: {error}") from error
+    if not hasattr(raw, "reset_classifier"):
+        raise InputError(f"{name}: is an encoder that cannot be given a classifier; take another architecture.")
     origin = start_from_imagenet(name, raw) if arguments.pretrained else f"{name}: random weights"
     raw.reset_classifier(2)
     heads = raw.get_classifier()

@@ -1,6 +1,7 @@
 """Low-rank adapters in a frozen backbone, and their merging into plain weights."""
 
 import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,17 +15,20 @@ ADAPTER = ".lora_"
 """What only the names of adapters' parameters have in them."""
 
 
-def add_adapters(detector: PreTrainedModel, rank: int, alpha: int) -> None:
+def add_adapters(detector: PreTrainedModel, rank: int, alpha: int, pixel_values: torch.Tensor) -> None:
     """Add low-rank adapters (Hu et al., LoRA, ICLR 2022) to the linear layers and ungrouped convolutions of all blocks.
 
     Those are the projections of transformers and the pointwise and dense convolutions of convolutional networks, where
-    nearly all weights are; not the layers that change their weights before they use them, as by weight standardisation,
-    into which nothing can be merged. An adapter starts at zero: at first the detector gives what it gave before.
+    nearly all weights are. Two kinds of layers have none: those that change their weights before they use them, as by
+    weight standardisation, into which nothing can be merged, and those whose weights the network multiplies by itself (the
+    attention of BEiT, EVA and Swin V2), past what stands in the layer's place. An adapter starts at zero: at first the
+    detector gives what it gave before.
 
     Args:
         detector: Changed in place.
         rank: Of each adapter.
         alpha: An adapter's output is multiplied by `alpha / rank`.
+        pixel_values: Any image as the detector reads it, shape `(1, 3, height, width)`.
 
     Raises:
         InputError: If peft is not installed, or there is no such layer.
@@ -35,16 +39,33 @@ def add_adapters(detector: PreTrainedModel, rank: int, alpha: int) -> None:
 
     _, *blocks, _ = parameter_blocks(detector)
     weights = {name.removesuffix(".weight") for names in blocks for name in names}
-    targets = [
-        name
+    layers = {
+        name: module
         for name, module in detector.named_modules()
         if name in weights and (type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1))
-    ]
+    }
+    called = _called(detector, layers, pixel_values)
+    targets = [name for name in layers if name in called]
     if not targets:
         raise InputError(
             "--train lora: this network has no layer that an adapter could be merged into; train head+N or full."
         )
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), detector)
+
+
+def _called(detector: PreTrainedModel, layers: Mapping[str, nn.Module], pixel_values: torch.Tensor) -> set[str]:
+    """Names of the layers that an image goes through."""
+    called: set[str] = set()
+    hooks = [
+        layer.register_forward_pre_hook(lambda *given, name=name: called.add(name)) for name, layer in layers.items()
+    ]
+    training = detector.training
+    with torch.no_grad():
+        detector.eval()(pixel_values=pixel_values)
+    detector.train(training)
+    for hook in hooks:
+        hook.remove()
+    return called
 
 
 def adapters(detector: nn.Module) -> dict[str, Any]:

@@ -117,9 +117,8 @@ def _check_selection(training: DetectorTrainingArguments) -> None:
     saved = training.save_strategy in ("best", training.eval_strategy)
     if saved and training.save_strategy == "steps":
         measured, kept = float(training.eval_steps or 0), float(training.save_steps)
-        saved = (
-            measured % kept == 0 if min(measured, kept) >= 1 else measured == kept
-        )  # shares, which Trainer rounds up
+        shares = min(measured, kept) < 1  # of the training, which Trainer rounds up to steps
+        saved = measured == kept if shares else measured % kept == 0
     if not saved:
         raise InputError(
             f"--eval_strategy {IntervalStrategy(training.eval_strategy).value} --eval_steps {training.eval_steps} and "

@@ -306,7 +306,7 @@ def build_trainer(
     if rows is not None:
         check_last_batch(detector, len(rows), training)
     tuning = tuning or TuningArguments()
-    stages = prepare_tuning(detector, tuning)
+    stages = prepare_tuning(detector, tuning, views["validation"])
     callbacks: list[TrainerCallback] = [BatchSizeNotice()] if training.auto_find_batch_size else []
     if fitting.early_stopping_patience is not None:
         callbacks.append(EarlyStopping(fitting.early_stopping_patience))

@@ -76,8 +76,13 @@ def _check_fourier(
         raise InputError(f"--fourier_weight {weight}: does nothing where the head alone is trained.")
 
 
-def prepare_tuning(detector: PreTrainedModel, tuning: TuningArguments) -> list[Stage]:
+def prepare_tuning(detector: PreTrainedModel, tuning: TuningArguments, views: Any) -> list[Stage]:
     """Add adapters, freeze what the first stage does not train, and keep it at rest.
+
+    Args:
+        detector: Changed in place.
+        tuning: What is trained.
+        views: Images as the detector reads them, each with its `pixel_values`.
 
     Returns:
         The stages.
@@ -88,7 +93,8 @@ def prepare_tuning(detector: PreTrainedModel, tuning: TuningArguments) -> list[S
     stages = training_stages(tuning)
     if tuning.train == "lora":
         rank = tuning.lora_rank or 8
-        add_adapters(detector, rank, tuning.lora_alpha or 2 * rank)
+        pixel_values = torch.as_tensor(views[0]["pixel_values"])[None].to(detector.device)
+        add_adapters(detector, rank, tuning.lora_alpha or 2 * rank, pixel_values)
     for stage in reversed(stages):  # all, so that a number of blocks that is too large is told of now
         set_trained(detector, stage.train)
     if tuning.fourier_weight > 0:

@@ -100,6 +100,13 @@ def _train_a_step_and_reload(arguments: ModelArguments, folder: Path) -> None:
         torch.testing.assert_close(again(**batch_again).logits, logits)
 
 
+def test_an_encoder_without_a_classifier_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As timm has of vision-language models, all too large to be built here."""
+    monkeypatch.setattr("timm.create_model", lambda name, **arguments: torch.nn.Linear(1, 1))
+    with pytest.raises(InputError, match="resnet18: is an encoder that cannot be given a classifier"):
+        new_detector(ModelArguments("resnet18"))
+
+
 def test_a_network_with_two_heads_starts_with_both_at_zero() -> None:
     """Distilled transformers average two classifiers."""
     arguments = ModelArguments("deit_tiny_distilled_patch16_224", image_size=32, model_args='{"depth": 1}')

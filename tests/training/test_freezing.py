@@ -68,7 +68,7 @@ def test_the_head_and_as_many_blocks_as_named_are_trained() -> None:
 
 def test_lora_trains_the_head_and_the_adapters() -> None:
     detector = build_tiny_vit(32)
-    add_adapters(detector, 2, 4)
+    add_adapters(detector, 2, 4, torch.zeros(1, 3, 32, 32))
     trained = trained_parameters(detector, "lora")
     assert {name for name in trained if ADAPTER not in name} == {"classifier.weight", "classifier.bias"}
     assert {name for name, _ in detector.named_parameters() if ADAPTER in name} <= trained

@@ -4,13 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_tiny_vit
+from conftest import build_tiny_vit, training_arguments
 from transformers import TrainingArguments
 
 from hf_deepfake import InputError
 from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.models.detector import new_detector
-from hf_deepfake.recipe import parse_recipe
 from hf_deepfake.training import train as training_module
 from hf_deepfake.training.guarding import check_last_batch, check_weights, disk_watched, refuse_loss
 from hf_deepfake.training.resuming import COMPLETE
@@ -69,10 +68,9 @@ def test_a_training_stops_at_a_loss_that_is_no_number_before_it_is_measured_or_s
         return trainer
 
     monkeypatch.setattr(training_module, "build_trainer", built)
-    flags = f"--dataset_name {image_folder} --output_dir {tmp_path / 'run'} --model_name_or_path test_resnet --image_size 32"
-    flags += " --max_steps 6 --eval_strategy steps --eval_steps 4 --save_strategy steps --save_steps 4 --use_cpu"
+    measured = {"eval_strategy": "steps", "eval_steps": 4, "save_strategy": "steps", "save_steps": 4}
     with pytest.raises(InputError, match=r"step 4: the loss is nan on the images \w+/.*png"):
-        training_module.train(*parse_recipe(training_module.RECIPE, flags.split(), "test"))
+        training_module.train(*training_arguments(image_folder, tmp_path / "run", max_steps=6, **measured))
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 

@@ -80,8 +80,8 @@ def test_fourier_supervision_of_nothing_that_is_trained_is_refused() -> None:
     with pytest.raises(
         InputError, match=r"--fourier_weight 1.0: does nothing .* --train head\+1 trains later ones only"
     ):
-        prepare_tuning(build_tiny_vit(32), tuning)
-    prepare_tuning(build_tiny_vit(32), TuningArguments(train="head+1", unfreeze_at=["2:full"], fourier_weight=1.0))
+        prepare_tuning(build_tiny_vit(32), tuning, [])
+    prepare_tuning(build_tiny_vit(32), TuningArguments(train="head+1", unfreeze_at=["2:full"], fourier_weight=1.0), [])
 
 
 WAYS = {
