@@ -1,5 +1,6 @@
 """The page that shows a judge to people: one picture, many pictures, and how to read what it says."""
 
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -56,19 +57,19 @@ def build_app(judge: Judge, max_bytes: int = MAX_BYTES) -> gr.Blocks:
     """
     first, *others = LANGUAGES
     app = gr.Blocks(title=first.title, analytics_enabled=False, delete_cache=(60, _KEPT))
-    samples = _saved_samples()
-    with app:
-        _build_page(app, Answers(judge, first, max_bytes), first, samples)
-    for words in others:
-        with app.route(words.name, words.language):
-            _build_page(app, Answers(judge, words, max_bytes), words, samples)
+    with tempfile.TemporaryDirectory() as folder:  # of which Gradio takes copies into its cache
+        samples = _save_samples(Path(folder))
+        with app:
+            _build_page(app, Answers(judge, first, max_bytes), first, samples)
+        for words in others:
+            with app.route(words.name, words.language):
+                _build_page(app, Answers(judge, words, max_bytes), words, samples)
     app.queue(default_concurrency_limit=4, max_size=100)
     return app
 
 
-def _saved_samples() -> dict[str, str]:
-    """File of each sample by its name, in a folder that the system clears."""
-    folder = Path(tempfile.mkdtemp(prefix="hf_deepfake_samples_"))
+def _save_samples(folder: Path) -> dict[str, str]:
+    """The file of each sample by its name."""
     files = {}
     for name, content in sample_pictures().items():
         files[name] = folder / f"{name.replace(' ', '-')}.jpg"
@@ -197,5 +198,6 @@ def launch(name_or_path: str | None = None) -> None:
             name_or_path = default_ensemble()
         except InputError as error:
             raise InputError(f"{error} In a Space, set the variable HF_DEEPFAKE_MODEL in its settings.") from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and so deletes the uploads
     with Judge.load(name_or_path) as judge:
         build_app(judge).launch(share=False, **SETTINGS)

@@ -304,9 +304,11 @@ def test_uploads_lie_in_the_cache_for_an_hour_at_most_and_go_with_the_server(
         ready(page)
         give(page, photo)
         page.wait_for_selector(".verdict h2")
-        kept = [Path(path) for files in app.temp_file_sets for path in files if Path(path).name == "photo.jpg"]
+        files = [Path(path) for paths in app.temp_file_sets for path in paths]
+        kept = [path for path in files if path.name == "photo.jpg"]
         assert {path.read_bytes() for path in kept} == {photo.read_bytes()}
         assert app.delete_cache == (60, 3600)
         page.close()
         app.close()
         assert not any(path.exists() for path in kept)
+        assert all(path.exists() for path in files if path.name == "chelsea.jpg"), "the samples stay"
