@@ -123,7 +123,7 @@ def _build_one_picture(answers: Answers, words: Words, samples: Mapping[str, str
             choices = [(name, method) for method, name in words.methods.items()]
             method = gr.Dropdown(choices, value=choices[0][1], label=words.method, filterable=False)
             show = gr.Button(words.show_heatmap)
-            worth = gr.HTML(elem_classes="live", min_height=96)
+            worth = gr.HTML(elem_classes=["live", "worth"])
             heatmap = gr.HTML()
         with gr.Column():
             robustness = gr.HTML(elem_classes="live")
