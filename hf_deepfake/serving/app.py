@@ -37,8 +37,8 @@ SETTINGS: dict[str, Any] = {
 }
 """Of the page's server, for `launch` and `gradio.mount_gradio_app`: nothing from other servers, nothing kept."""
 
-_KEPT = 3600
-"""Seconds that an upload lies on the disk, in Gradio's cache."""
+_DELETION = (60, 3540)
+"""Seconds between looks for old uploads, and how old they are then: none lies on the disk for more than an hour."""
 
 _CALLS: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
 _LONG: dict[str, Any] = {"api_visibility": "private", "show_progress": "full", "concurrency_limit": 1}
@@ -48,7 +48,7 @@ _PROGRESS = gr.Progress()
 def build_app(judge: Judge, max_bytes: int = MAX_BYTES) -> gr.Blocks:
     """The page of a judge in every language; serve it with `SETTINGS`.
 
-    Uploads lie in Gradio's cache for an hour; what is made of them (heatmaps, tables) is part of the page and never on
+    Uploads lie in Gradio's cache for an hour at most; what is made of them (heatmaps, tables) is part of the page and never on
     the disk.
 
     Args:
@@ -56,7 +56,7 @@ def build_app(judge: Judge, max_bytes: int = MAX_BYTES) -> gr.Blocks:
         max_bytes: Of a file that is judged.
     """
     first, *others = LANGUAGES
-    app = gr.Blocks(title=first.title, analytics_enabled=False, delete_cache=(60, _KEPT))
+    app = gr.Blocks(title=first.title, analytics_enabled=False, delete_cache=_DELETION)
     with tempfile.TemporaryDirectory() as folder:  # of which Gradio takes copies into its cache
         samples = _save_samples(Path(folder))
         with app:
@@ -130,11 +130,10 @@ def _build_one_picture(answers: Answers, words: Words, samples: Mapping[str, str
             facts = gr.HTML()
 
     def explain(path: str | None, method: str, progress: gr.Progress = _PROGRESS) -> Iterator[tuple[str, str]]:
-        steps = iter((words.checking, ""))
         progress((0, 2), desc=words.explaining)
         for found in answers.heatmap(path, method):
             yield found
-            progress((1, 2), desc=next(steps))
+            progress((1, 2), desc=words.checking)
 
     explaining = show.click(
         explain, [picture, method], [heatmap, worth], show_progress_on=worth, concurrency_id="explain", **_LONG
