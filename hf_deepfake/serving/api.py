@@ -43,7 +43,7 @@ class _Service(NamedTuple):
         return await read_images(request, self.gate.limits, self.allow_urls)
 
 
-def _service(request: Request) -> _Service:
+async def _service(request: Request) -> _Service:
     found: _Service = request.app.state.service
     return found
 
@@ -146,17 +146,21 @@ async def _explain(
 
 async def _judged(service: _Service, sent: Sent, settings: dict[str, Any]) -> dict[str, Any]:
     """The verdict on one image, or why there is none."""
-    try:
+    notes: list[str] = []
+
+    def image() -> bytes:
         if isinstance(sent.content, UploadError):
             raise sent.content
-        upload = await run_in_threadpool(read_upload, sent.content, service.gate.limits.file_bytes)
-        try:
-            details = await asyncio.wrap_future(service.judge.submit(upload.image, **settings))
-        except UnreadableImageError as error:
-            raise UploadError.of(error) from error
-    except UploadError as error:
-        return {"file": sent.name, "error": error.reason, "status": error.status}
-    return {"file": sent.name, "notes": upload.notes} | details
+        upload = read_upload(sent.content, service.gate.limits.file_bytes)
+        notes.extend(upload.notes)
+        return upload.image
+
+    try:
+        details = await asyncio.wrap_future(service.judge.submit(image, **settings))
+    except (UploadError, UnreadableImageError) as error:
+        problem = error if isinstance(error, UploadError) else UploadError.of(error)
+        return {"file": sent.name, "error": problem.reason, "status": problem.status}
+    return {"file": sent.name, "notes": notes} | details
 
 
 def _common_status(answers: list[dict[str, Any]]) -> int:

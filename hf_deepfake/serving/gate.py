@@ -2,7 +2,7 @@
 
 import contextlib
 import hmac
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
 import anyio
@@ -48,10 +48,10 @@ class Gate:
             self._inside -= 1
 
 
-def lock(api_key: str) -> Callable[..., None]:
+def lock(api_key: str) -> Callable[..., Awaitable[None]]:
     """A dependency that lets in who has the key."""
 
-    def check(
+    async def check(
         bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
         header: Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))],
     ) -> None:

@@ -6,27 +6,28 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import torch
 from transformers import pipeline
 
-from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import open_rgb
+from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import in_threads, open_rgb
 from hf_deepfake.errors import InputError
 from hf_deepfake.explain.attributions import DEFAULT_METHOD, Explanation, explain
 from hf_deepfake.explain.faithfulness import Faithfulness, measure
 from hf_deepfake.explain.scores import Score
 from hf_deepfake.models.detector import LoadedDetector, load_detector
 
-_PATIENCE = 0.004
-"""Seconds that a batch waits for more images; less than an image takes."""
+_PATIENCE, _LONGEST = 0.004, 0.03
+"""Seconds that a batch waits for one more image, and for all of them; less than an image takes, and than a batch."""
 
 
-class _Read(NamedTuple):
-    """An image that was read and waits for the model."""
+class _Asked(NamedTuple):
+    """An image that waits to be judged."""
 
-    views: Mapping[str, torch.Tensor]
+    image: Any
+    preprocess: Mapping[str, Any]
     postprocess: Mapping[str, Any]
     answer: "Future[dict[str, Any]]"
 
@@ -34,8 +35,9 @@ class _Read(NamedTuple):
 class Judge:
     """Scores images of concurrent callers in common batches.
 
-    Images are read in as many threads as torch takes, while one thread, which alone runs the model, takes what has been
-    read. The scores are those of `pipeline("deepfake-ensemble")`. Every method may be called from any thread.
+    One thread owns the model: it takes what has been asked for meanwhile, reads these images in threads, and scores them
+    together. (Reading the next batch beside the model was slower on two cores: it disturbs the threads of torch.) The scores
+    are those of `pipeline("deepfake-ensemble")`. Every method may be called from any thread.
 
     Attributes:
         detector: What is scored with.
@@ -53,8 +55,11 @@ class Judge:
         device = 0 if torch.cuda.is_available() else -1
         parts: dict[str, Any] = {"model": detector.model, "image_processor": detector.processor}
         self._pipeline: Any = pipeline("deepfake-ensemble", device=device, **parts)  # type: ignore[call-overload]
-        self._readers = ThreadPoolExecutor(torch.get_num_threads(), "reader")
-        self._waiting: queue.Queue[_Read | None] = queue.Queue(2 * batch_size)  # readers wait, not pixels pile up
+        reader = self._pipeline._reader
+        self._finds_faces = self._pipeline._views.finds_faces or (reader is not None and reader.cropper is not None)
+        self._waiting: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
+        self._asking = threading.Lock()
+        self._closed = False
         self._worker = threading.Thread(target=self._work, name="judge", daemon=True)
         self._worker.start()
         self._explaining = threading.Lock()
@@ -79,11 +84,12 @@ class Judge:
         """Have one image scored; `asyncio.wrap_future` makes the answer awaitable.
 
         Args:
-            image: Anything that the pipeline takes, encoded bytes at best.
+            image: Anything that the pipeline takes, encoded bytes at best, or a function that gives it, which is called where
+                images are read.
             settings: Of the pipeline: `voting`, `threshold`, `tta`.
 
         Returns:
-            The dictionary of the pipeline's `details=True`, or the `UnreadableImageError` that says what is wrong. An
+            The dictionary of the pipeline's `details=True`, or what was raised, an `UnreadableImageError` as a rule. An
             image that was not read yet may be cancelled.
 
         Raises:
@@ -92,7 +98,10 @@ class Judge:
         """
         preprocess, _, postprocess = self._pipeline._sanitize_parameters(details=True, **settings)
         answer: Future[dict[str, Any]] = Future()
-        self._readers.submit(self._read, image, preprocess, postprocess, answer)
+        with self._asking:
+            if self._closed:
+                raise RuntimeError(f"{self.name}: the judge was closed.")
+            self._waiting.put(_Asked(image, preprocess, postprocess, answer))
         return answer
 
     def judge(self, images: Sequence[Any], **settings: Any) -> list[dict[str, Any]]:
@@ -137,63 +146,60 @@ class Judge:
 
     def close(self) -> None:
         """Answer what was asked, then stop."""
-        self._readers.shutdown()
-        self._waiting.put(None)
+        with self._asking:
+            self._closed = True
+            self._waiting.put(None)
         self._worker.join()
-
-    def _read(
-        self,
-        image: Any,
-        preprocess: Mapping[str, Any],
-        postprocess: Mapping[str, Any],
-        answer: "Future[dict[str, Any]]",
-    ) -> None:
-        if not answer.set_running_or_notify_cancel():
-            return
-        try:
-            views = self._pipeline.preprocess(image, **preprocess)
-        except Exception as error:
-            answer.set_exception(error)
-        else:
-            self._waiting.put(_Read(views, postprocess, answer))
 
     def _work(self) -> None:
         while (first := self._waiting.get()) is not None:
-            batches: dict[Any, list[_Read]] = {}
-            for read in [first, *self._more()]:
-                batches.setdefault(tuple(view.shape for view in read.views.values()), []).append(read)
+            asked = [one for one in [first, *self._more()] if one.answer.set_running_or_notify_cancel()]
+            batches: dict[Any, list[tuple[_Asked, Mapping[str, torch.Tensor]]]] = {}
+            for one, views in zip(asked, in_threads(self._read, asked, alone=self._finds_faces), strict=True):
+                if views is not None:
+                    batches.setdefault(tuple(view.shape for view in views.values()), []).append((one, views))
             for batch in batches.values():
                 self._answer(batch)
 
-    def _more(self) -> list[_Read]:
-        """What else has been read, up to a whole batch."""
-        found: list[_Read] = []
-        deadline = time.monotonic() + _PATIENCE
+    def _more(self) -> list[_Asked]:
+        """What else is asked for, up to a whole batch."""
+        found: list[_Asked] = []
+        latest = time.monotonic() + _LONGEST
         while len(found) < self._batch_size - 1:
             try:
-                read = self._waiting.get(timeout=max(0.0, deadline - time.monotonic()))
+                asked = self._waiting.get(timeout=max(0.0, min(_PATIENCE, latest - time.monotonic())))
             except queue.Empty:
                 break
-            if read is None:  # the end, once this batch is done
+            if asked is None:  # the end, once this batch is done
                 self._waiting.put(None)
                 break
-            found.append(read)
+            found.append(asked)
         return found
 
-    def _answer(self, batch: list[_Read]) -> None:
+    def _read(self, asked: _Asked) -> Mapping[str, torch.Tensor] | None:
+        """The views of an image; None where its caller is told that it cannot be read."""
+        try:
+            image = asked.image() if callable(asked.image) else asked.image
+            views: Mapping[str, torch.Tensor] = self._pipeline.preprocess(image, **asked.preprocess)
+        except Exception as error:
+            asked.answer.set_exception(error)
+            return None
+        return views
+
+    def _answer(self, batch: Sequence[tuple[_Asked, Mapping[str, torch.Tensor]]]) -> None:
         """Run images whose views have one shape, and tell each caller."""
         try:
-            names = list(batch[0].views)
-            outputs = self._pipeline.forward({name: torch.cat([read.views[name] for read in batch]) for name in names})
+            names = list(batch[0][1])
+            outputs = self._pipeline.forward({name: torch.cat([views[name] for _, views in batch]) for name in names})
             found = []
-            for row, read in enumerate(batch):
+            for row, (asked, _) in enumerate(batch):
                 of_one = {name: value[row : row + 1] for name, value in outputs.items()}
-                found.append(self._pipeline.postprocess(of_one, **read.postprocess))
+                found.append(self._pipeline.postprocess(of_one, **asked.postprocess))
                 if not math.isfinite(found[-1]["prob_fake"]):
                     raise InputError(f"{self.name}: gives no number for an image; it diverged in training.")
         except Exception as error:
-            for read in batch:
-                read.answer.set_exception(error)
+            for asked, _ in batch:
+                asked.answer.set_exception(error)
             return
-        for read, answer in zip(batch, found, strict=True):
-            read.answer.set_result(answer)
+        for (asked, _), answer in zip(batch, found, strict=True):
+            asked.answer.set_result(answer)
