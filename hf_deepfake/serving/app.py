@@ -103,6 +103,7 @@ def _build_one_picture(answers: Answers, words: Words, samples: Mapping[str, str
                 buttons=[],
                 alt_text=words.picture,
                 height=380,
+                elem_id="picture",
             )
             picture.preprocess = _uploaded  # type: ignore[method-assign]
             if samples:
@@ -162,11 +163,22 @@ def _build_many_pictures(answers: Answers, words: Words) -> None:
 
 
 def _on_load(words: Words) -> str:
-    """A script that names the language to screen readers, has them read what appears, and follows the browser's once."""
+    """What the browser does once the page stands.
+
+    It names the language to screen readers and has them read what appears, gives a pasted picture to the page, and follows
+    the browser's language the first time.
+    """
     return f"""() => {{
         document.documentElement.lang = "{words.language}";
         document.title = "{words.title}";
         document.querySelectorAll(".live").forEach(part => part.setAttribute("aria-live", "polite"));
+        document.addEventListener("paste", event => {{
+            const picture = document.getElementById("picture"), input = picture?.querySelector("input[type=file]");
+            if (picture?.offsetParent && input && event.clipboardData.files.length) {{
+                input.files = event.clipboardData.files;
+                input.dispatchEvent(new Event("change", {{bubbles: true}}));
+            }}
+        }});
         const wanted = navigator.language.slice(0, 2).toLowerCase();
         const chosen = sessionStorage.getItem("language");
         sessionStorage.setItem("language", "{words.language}");
