@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import pipeline
 
-from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import in_threads, open_rgb
+from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import open_rgb
 from hf_deepfake.errors import InputError
 from hf_deepfake.explain.attributions import DEFAULT_METHOD, Explanation, explain
 from hf_deepfake.explain.faithfulness import Faithfulness, measure
@@ -35,9 +35,9 @@ class _Asked(NamedTuple):
 class Judge:
     """Scores images of concurrent callers in common batches.
 
-    One thread owns the model: it takes what has been asked for meanwhile, reads these images in threads, and scores them
-    together. (Reading the next batch beside the model was slower on two cores: it disturbs the threads of torch.) The scores
-    are those of `pipeline("deepfake-ensemble")`. Every method may be called from any thread.
+    One thread owns the model, and lets `pipeline("deepfake-ensemble")` score together what was asked for meanwhile. (Reading
+    the next batch beside the model was slower on two cores: it disturbs torch's threads.) Every method may be called from
+    any thread.
 
     Attributes:
         detector: What is scored with.
@@ -55,8 +55,6 @@ class Judge:
         device = 0 if torch.cuda.is_available() else -1
         parts: dict[str, Any] = {"model": detector.model, "image_processor": detector.processor}
         self._pipeline: Any = pipeline("deepfake-ensemble", device=device, **parts)  # type: ignore[call-overload]
-        reader = self._pipeline._reader
-        self._finds_faces = self._pipeline._views.finds_faces or (reader is not None and reader.cropper is not None)
         self._waiting: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._asking = threading.Lock()
         self._closed = False
@@ -89,8 +87,8 @@ class Judge:
             settings: Of the pipeline: `voting`, `threshold`, `tta`.
 
         Returns:
-            The dictionary of the pipeline's `details=True`, or what was raised, an `UnreadableImageError` as a rule. An
-            image that was not read yet may be cancelled.
+            The dictionary of the pipeline's `details=True`, or what was raised, an `UnreadableImageError` as a rule. It may
+            be cancelled until the image is taken up.
 
         Raises:
             ValueError: If a setting is wrong.
@@ -153,11 +151,10 @@ class Judge:
 
     def _work(self) -> None:
         while (first := self._waiting.get()) is not None:
-            asked = [one for one in [first, *self._more()] if one.answer.set_running_or_notify_cancel()]
-            batches: dict[Any, list[tuple[_Asked, Mapping[str, torch.Tensor]]]] = {}
-            for one, views in zip(asked, in_threads(self._read, asked, alone=self._finds_faces), strict=True):
-                if views is not None:
-                    batches.setdefault(tuple(view.shape for view in views.values()), []).append((one, views))
+            batches: dict[Any, list[_Asked]] = {}
+            for asked in [first, *self._more()]:
+                if asked.answer.set_running_or_notify_cancel():
+                    batches.setdefault(tuple(asked.preprocess.items()), []).append(asked)
             for batch in batches.values():
                 self._answer(batch)
 
@@ -176,30 +173,27 @@ class Judge:
             found.append(asked)
         return found
 
-    def _read(self, asked: _Asked) -> Mapping[str, torch.Tensor] | None:
-        """The views of an image; None where its caller is told that it cannot be read."""
+    def _answer(self, batch: Sequence[_Asked]) -> None:
+        """Score images that are read alike, and tell each caller; where that fails, in halves until it is known whose fault it is."""
         try:
-            image = asked.image() if callable(asked.image) else asked.image
-            views: Mapping[str, torch.Tensor] = self._pipeline.preprocess(image, **asked.preprocess)
+            found = self._scored(batch)
         except Exception as error:
-            asked.answer.set_exception(error)
-            return None
-        return views
-
-    def _answer(self, batch: Sequence[tuple[_Asked, Mapping[str, torch.Tensor]]]) -> None:
-        """Run images whose views have one shape, and tell each caller."""
-        try:
-            names = list(batch[0][1])
-            outputs = self._pipeline.forward({name: torch.cat([views[name] for _, views in batch]) for name in names})
-            found = []
-            for row, (asked, _) in enumerate(batch):
-                of_one = {name: value[row : row + 1] for name, value in outputs.items()}
-                found.append(self._pipeline.postprocess(of_one, **asked.postprocess))
-                if not math.isfinite(found[-1]["prob_fake"]):
-                    raise InputError(f"{self.name}: gives no number for an image; it diverged in training.")
-        except Exception as error:
-            for asked, _ in batch:
-                asked.answer.set_exception(error)
+            if len(batch) == 1:
+                batch[0].answer.set_exception(error)
+                return
+            self._answer(batch[: len(batch) // 2])
+            self._answer(batch[len(batch) // 2 :])
             return
-        for (asked, _), answer in zip(batch, found, strict=True):
+        for asked, answer in zip(batch, found, strict=True):
             asked.answer.set_result(answer)
+
+    def _scored(self, batch: Sequence[_Asked]) -> list[dict[str, Any]]:
+        images = [asked.image() if callable(asked.image) else asked.image for asked in batch]
+        outputs = self._pipeline.forward(self._pipeline._preprocess_batch(images, **batch[0].preprocess))
+        found = []
+        for row, asked in enumerate(batch):
+            of_one = {name: value[row : row + 1] for name, value in outputs.items()}
+            found.append(self._pipeline.postprocess(of_one, **asked.postprocess))
+            if not math.isfinite(found[-1]["prob_fake"]):
+                raise InputError(f"{self.name}: gives no number for an image; it diverged in training.")
+        return found
