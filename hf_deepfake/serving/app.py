@@ -1,5 +1,6 @@
 """The page that shows a judge to people: one picture, many pictures, and how to read what it says."""
 
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,8 +37,8 @@ SETTINGS: dict[str, Any] = {
 }
 """Of the page's server, for `launch` and `gradio.mount_gradio_app`: nothing from other servers, nothing kept."""
 
-_KEPT = 3600
-"""Seconds that an upload lies on the disk, in Gradio's cache."""
+_DELETION = (60, 3540)
+"""Seconds between looks for old uploads, and how old they are then: none lies on the disk for more than an hour."""
 
 _CALLS: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
 _LONG: dict[str, Any] = {"api_visibility": "private", "show_progress": "full", "concurrency_limit": 1}
@@ -47,7 +48,7 @@ _PROGRESS = gr.Progress()
 def build_app(judge: Judge, max_bytes: int = MAX_BYTES) -> gr.Blocks:
     """The page of a judge in every language; serve it with `SETTINGS`.
 
-    Uploads lie in Gradio's cache for an hour; what is made of them (heatmaps, tables) is part of the page and never on
+    Uploads lie in Gradio's cache for an hour at most; what is made of them (heatmaps, tables) is part of the page and never on
     the disk.
 
     Args:
@@ -55,20 +56,20 @@ def build_app(judge: Judge, max_bytes: int = MAX_BYTES) -> gr.Blocks:
         max_bytes: Of a file that is judged.
     """
     first, *others = LANGUAGES
-    app = gr.Blocks(title=first.title, analytics_enabled=False, delete_cache=(60, _KEPT))
-    samples = _saved_samples()
-    with app:
-        _build_page(app, Answers(judge, first, max_bytes), first, samples)
-    for words in others:
-        with app.route(words.name, words.language):
-            _build_page(app, Answers(judge, words, max_bytes), words, samples)
+    app = gr.Blocks(title=first.title, analytics_enabled=False, delete_cache=_DELETION)
+    with tempfile.TemporaryDirectory() as folder:  # of which Gradio takes copies into its cache
+        samples = _save_samples(Path(folder))
+        with app:
+            _build_page(app, Answers(judge, first, max_bytes), first, samples)
+        for words in others:
+            with app.route(words.name, words.language):
+                _build_page(app, Answers(judge, words, max_bytes), words, samples)
     app.queue(default_concurrency_limit=4, max_size=100)
     return app
 
 
-def _saved_samples() -> dict[str, str]:
-    """File of each sample by its name, in a folder that the system clears."""
-    folder = Path(tempfile.mkdtemp(prefix="hf_deepfake_samples_"))
+def _save_samples(folder: Path) -> dict[str, str]:
+    """The file of each sample by its name."""
     files = {}
     for name, content in sample_pictures().items():
         files[name] = folder / f"{name.replace(' ', '-')}.jpg"
@@ -102,6 +103,7 @@ def _build_one_picture(answers: Answers, words: Words, samples: Mapping[str, str
                 buttons=[],
                 alt_text=words.picture,
                 height=380,
+                elem_id="picture",
             )
             picture.preprocess = _uploaded  # type: ignore[method-assign]
             if samples:
@@ -122,18 +124,17 @@ def _build_one_picture(answers: Answers, words: Words, samples: Mapping[str, str
             choices = [(name, method) for method, name in words.methods.items()]
             method = gr.Dropdown(choices, value=choices[0][1], label=words.method, filterable=False)
             show = gr.Button(words.show_heatmap)
-            worth = gr.HTML(elem_classes="live", min_height=96)
+            worth = gr.HTML(elem_classes=["live", "worth"])
             heatmap = gr.HTML()
         with gr.Column():
             robustness = gr.HTML(elem_classes="live")
             facts = gr.HTML()
 
     def explain(path: str | None, method: str, progress: gr.Progress = _PROGRESS) -> Iterator[tuple[str, str]]:
-        steps = iter((words.checking, ""))
         progress((0, 2), desc=words.explaining)
         for found in answers.heatmap(path, method):
             yield found
-            progress((1, 2), desc=next(steps))
+            progress((1, 2), desc=words.checking)
 
     explaining = show.click(
         explain, [picture, method], [heatmap, worth], show_progress_on=worth, concurrency_id="explain", **_LONG
@@ -162,11 +163,22 @@ def _build_many_pictures(answers: Answers, words: Words) -> None:
 
 
 def _on_load(words: Words) -> str:
-    """A script that names the language to screen readers, has them read what appears, and follows the browser's once."""
+    """What the browser does once the page stands.
+
+    It names the language to screen readers and has them read what appears, gives a pasted picture to the page, and follows
+    the browser's language the first time.
+    """
     return f"""() => {{
         document.documentElement.lang = "{words.language}";
         document.title = "{words.title}";
         document.querySelectorAll(".live").forEach(part => part.setAttribute("aria-live", "polite"));
+        document.addEventListener("paste", event => {{
+            const picture = document.getElementById("picture"), input = picture?.querySelector("input[type=file]");
+            if (picture?.offsetParent && input && event.clipboardData.files.length) {{
+                input.files = event.clipboardData.files;
+                input.dispatchEvent(new Event("change", {{bubbles: true}}));
+            }}
+        }});
         const wanted = navigator.language.slice(0, 2).toLowerCase();
         const chosen = sessionStorage.getItem("language");
         sessionStorage.setItem("language", "{words.language}");
@@ -197,5 +209,6 @@ def launch(name_or_path: str | None = None) -> None:
             name_or_path = default_ensemble()
         except InputError as error:
             raise InputError(f"{error} In a Space, set the variable HF_DEEPFAKE_MODEL in its settings.") from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and so deletes the uploads
     with Judge.load(name_or_path) as judge:
         build_app(judge).launch(share=False, **SETTINGS)

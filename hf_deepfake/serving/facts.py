@@ -62,6 +62,8 @@ def file_facts(content: bytes) -> FileFacts:
     """
     with Image.open(io.BytesIO(content)) as image:
         form, (width, height), several = str(image.format), image.size, getattr(image, "is_animated", False)
+        if form == "MPO":  # a phone's JPEG, with depth or brightness behind the photograph
+            form, several = "JPEG", False
         exif, details, has_place = _exif(image)
     software = exif.get(ExifTags.Base.Software) or image.info.get("Software", "")
     camera = " ".join(filter(None, (_text(exif.get(tag)) for tag in (ExifTags.Base.Make, ExifTags.Base.Model))))

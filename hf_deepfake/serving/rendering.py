@@ -53,7 +53,7 @@ def chance_in_words(prob_fake: float, words: Words) -> str:
     Example:
         >>> from hf_deepfake.serving.words import ENGLISH
         >>> chance_in_words(0.99, ENGLISH), chance_in_words(0.5, ENGLISH)
-        ('almost certainly fake', 'could be either')
+        ('almost certainly fake', 'little more than a guess')
     """
     return next(chance for least, chance in words.chances.items() if 100 * prob_fake >= least)
 

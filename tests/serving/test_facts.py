@@ -58,9 +58,11 @@ def test_damaged_tags_count_as_none() -> None:
     assert file_facts(encoded(exif=b"Exif\0\0II*\0\xff\xff\xff\xff")).camera == ""
 
 
-def test_several_frames_are_noticed() -> None:
+def test_several_frames_are_noticed_but_for_what_a_phone_puts_behind_its_photograph() -> None:
     frames = [draw_image(1, seed) for seed in range(2)]
     assert file_facts(encoded("GIF", save_all=True, append_images=frames)).several
+    of_a_phone = file_facts(encoded("MPO", save_all=True, append_images=frames))
+    assert (of_a_phone.format, of_a_phone.several) == ("JPEG", False)
 
 
 @pytest.fixture(scope="module")

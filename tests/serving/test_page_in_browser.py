@@ -52,6 +52,7 @@ def browser() -> Iterator[Any]:
 def screenshot(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[Any], None]:
     """Keeps what a page shows, under the name of the test."""
     folder = Path(os.environ.get("HF_DEEPFAKE_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
 
     def keep(page: Any, part: str = "") -> None:
         name = request.node.name.removeprefix("test_") + part
@@ -151,6 +152,24 @@ def test_a_sample_can_be_tried(opened: Callable[..., Any], screenshot: Callable[
     page.get_by_text(ENGLISH.samples["chelsea altered"]).click()
     page.wait_for_selector(".holds, .flips")
     screenshot(page)
+
+
+COPY = """async () => {
+    const canvas = document.createElement("canvas");
+    canvas.getContext("2d").fillRect(20, 20, 60, 60);
+    const copied = await new Promise(done => canvas.toBlob(done, "image/png"));
+    await navigator.clipboard.write([new ClipboardItem({"image/png": copied})]);
+}"""
+"""Copies a picture of 300 x 150 pixels."""
+
+
+@pytest.mark.slow
+def test_a_picture_can_be_pasted_also_in_place_of_another(opened: Callable[..., Any], photo: Path) -> None:
+    page = opened(permissions=["clipboard-read", "clipboard-write"])
+    judged(page, photo)
+    page.evaluate(COPY)
+    page.keyboard.press("Control+V")
+    page.get_by_text("300 x 150").wait_for()
 
 
 @pytest.mark.slow
@@ -304,9 +323,11 @@ def test_uploads_lie_in_the_cache_for_an_hour_at_most_and_go_with_the_server(
         ready(page)
         give(page, photo)
         page.wait_for_selector(".verdict h2")
-        kept = [Path(path) for files in app.temp_file_sets for path in files if Path(path).name == "photo.jpg"]
+        files = [Path(path) for paths in app.temp_file_sets for path in paths]
+        kept = [path for path in files if path.name == "photo.jpg"]
         assert {path.read_bytes() for path in kept} == {photo.read_bytes()}
-        assert app.delete_cache == (60, 3600)
+        assert sum(app.delete_cache) == 3600
         page.close()
         app.close()
         assert not any(path.exists() for path in kept)
+        assert all(path.exists() for path in files if path.name == "chelsea.jpg"), "the samples stay"
