@@ -1,6 +1,7 @@
 """Exported graphs as models: in pipelines, in threads, in commands, and where their files are not what they were."""
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -112,6 +113,12 @@ def test_a_precision_is_chosen_when_exporting(exported: Path) -> None:
 def test_a_graph_is_copied_and_not_saved(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="copy: an exported graph cannot be saved again; copy its folder"):
         load_detector(str(exported)).model.save_pretrained(tmp_path / "copy")
+
+
+def test_it_may_be_the_first_module_that_a_program_imports() -> None:
+    code = "from hf_deepfake.models.exported import ExportedConfig; print(ExportedConfig.model_type)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "deepfake-exported\n", done.stderr
 
 
 def _attack(exported: Path, data: Path) -> None:
