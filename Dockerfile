@@ -8,7 +8,7 @@ WORKDIR /home/serving
 COPY pyproject.toml README.md LICENSE ./
 COPY hf_deepfake hf_deepfake
 COPY space space
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu ".[serve]"
+RUN pip install --no-cache-dir ".[serve]"
 
 USER serving
 ENV HF_HUB_OFFLINE=1
