@@ -7,6 +7,7 @@ RUN useradd --create-home serving
 WORKDIR /home/serving
 COPY pyproject.toml README.md LICENSE ./
 COPY hf_deepfake hf_deepfake
+COPY space space
 RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu ".[serve]"
 
 USER serving

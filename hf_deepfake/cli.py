@@ -23,6 +23,7 @@ COMMANDS = {
     "monitor": ("hf_deepfake.evaluation.monitor", "tell whether images or scores of a deployed detector have drifted"),
     "synthesize": ("hf_deepfake.data.synthesis", "make self-blended fakes of real photographs"),
     "push": ("hf_deepfake.publishing.push", "put a run or an ensemble on the Hub, with its card"),
+    "push-space": ("hf_deepfake.publishing.space", "put the page that shows a model to people on Hugging Face Spaces"),
 }
 
 USAGE = "\n".join(

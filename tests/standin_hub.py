@@ -31,6 +31,7 @@ class Repository:
         self.private = private
         self.commits: dict[str, Files] = {}
         self.branches: dict[str, str] = {}
+        self.variables: dict[str, str] = {}
         self.commit("main", {})
 
     def commit(self, branch: str, files: Files) -> str:
@@ -220,6 +221,12 @@ class _Handler(BaseHTTPRequestHandler):
         repository.branches[revision] = repository.branches["main"]
         self._json({})
 
+    def variable(self, name: str) -> None:
+        wanted = json.loads(self.body)
+        variables = self._repository("spaces", name, writing=True).variables
+        variables[wanted["key"]] = wanted["value"]
+        self._json({key: {"value": value} for key, value in variables.items()})
+
     def info(self, kind: str, name: str, revision: str = "main") -> None:
         repository = self._repository(kind, name)
         commit = self._commit_of(repository, revision)
@@ -273,8 +280,8 @@ def _wanted_bytes(header: str | None, size: int) -> tuple[int, int]:
     return int(start), min(size, int(end) + 1) if end else size
 
 
-_REPOSITORY = "(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)"
-_FILES_OF = "(?:(?P<kind>datasets)/)?(?P<name>[^/]+/[^/]+)"
+_REPOSITORY = "(?P<kind>models|datasets|spaces)/(?P<name>[^/]+/[^/]+)"
+_FILES_OF = "(?:(?P<kind>datasets|spaces)/)?(?P<name>[^/]+/[^/]+)"
 
 ROUTES: list[tuple[str, Callable[..., None]]] = [
     ("GET /api/whoami-v2", _Handler.whoami),
@@ -285,6 +292,7 @@ ROUTES: list[tuple[str, Callable[..., None]]] = [
     (f"POST /api/{_REPOSITORY}/branch/(?P<revision>.+)", _Handler.branch),
     (f"POST /{_FILES_OF}\\.git/info/lfs/objects/batch", _Handler.batch),
     ("PUT /lfs/(?P<oid>.+)", _Handler.put),
+    ("POST /api/spaces/(?P<name>[^/]+/[^/]+)/variables", _Handler.variable),
     (f"GET /api/{_REPOSITORY}", _Handler.info),
     (f"GET /api/{_REPOSITORY}/refs", _Handler.refs),
     (f"GET /api/{_REPOSITORY}/revision/(?P<revision>.+)", _Handler.info),

@@ -49,17 +49,27 @@ def push(files: Mapping[str, Path | bytes], repo_id: str, private: bool = False,
     """
     api = HfApi()
     with hub_errors(repo_id):
-        api.create_repo(repo_id, private=private or None, exist_ok=True)
-        if private and not api.model_info(repo_id).private:
-            raise InputError(
-                f"{repo_id}: is there already, and public; make it private in its settings, or choose another name."
-            )
+        make_repository(api, repo_id, private)
         if revision != "main":
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         additions = [CommitOperationAdd(name, content) for name, content in files.items()]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*commit a data file")  # hashes and predictions belong here
             return api.create_commit(repo_id, additions, commit_message="Upload with hf_deepfake", revision=revision)
+
+
+def make_repository(api: HfApi, repo_id: str, private: bool, repo_type: str = "model") -> None:
+    """Make a repository where there is none.
+
+    Raises:
+        InputError: If it is to be private, and there is a public one already.
+    """
+    sdk = "gradio" if repo_type == "space" else None
+    api.create_repo(repo_id, private=private or None, repo_type=repo_type, space_sdk=sdk, exist_ok=True)
+    if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+        raise InputError(
+            f"{repo_id}: is there already, and public; make it private in its settings, or choose another name."
+        )
 
 
 def push_checkpoint(checkpoint: Path, repo_id: str, revision: str | None, strategy: str) -> list[Future[CommitInfo]]:
@@ -128,7 +138,7 @@ def check_name(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise InputError(f"{repo_id}: is no USER/NAME of a model repository: {first_line(error)}") from error
+        raise InputError(f"{repo_id}: is no USER/NAME of a repository: {first_line(error)}") from error
     if "/" not in repo_id:
         raise InputError(f"{repo_id}: whose repository? Give it as USER/{repo_id}.")
 
@@ -175,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     files = contents(arguments.run, results, publication, measured, arguments.predictions)
     console = Console()
-    console.print(_listing(files, arguments.repo_id))
+    console.print(listing(files, arguments.repo_id))
     if arguments.license is None:
         console.print("no --license: the card says so, and nobody knows whether they may use it", markup=False)
     if arguments.dry_run:
@@ -223,7 +233,8 @@ def _evaluations(folders: Sequence[Path], run: Path) -> dict[str, Path]:
     return found
 
 
-def _listing(files: Mapping[str, Path | bytes], repo_id: str) -> Table:
+def listing(files: Mapping[str, Path | bytes], repo_id: str) -> Table:
+    """Every file that would be uploaded, with its size."""
     table = Table(title=f"to {printable(repo_id)}", min_width=40)
     table.add_column("file", overflow="fold")
     table.add_column("kB", justify="right")

@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace, listening: socket.socket) -> None:
         seconds=arguments.timeout,
     )
     _keep_freed_memory()
-    page = not arguments.no_page and key is None and importlib.util.find_spec("gradio") is not None
+    page = not arguments.no_page and key is None and all(map(importlib.util.find_spec, ("c2pa", "gradio")))
     with Judge.load(arguments.model, arguments.batch_size) as judge:
         app = create_app(judge, key, arguments.allow_urls, limits)
         config = uvicorn.Config(
@@ -86,11 +86,9 @@ def _announce(arguments: argparse.Namespace, listening: socket.socket, key: str 
 
 def with_page(app: "FastAPI", judge: "Judge", file_bytes: int) -> Any:
     """The service with the page at `/`."""
-    import gradio
+    from hf_deepfake.serving.app import mount
 
-    from hf_deepfake.serving.app import build_app
-
-    return gradio.mount_gradio_app(app, build_app(judge), path="/", max_file_size=file_bytes)
+    return mount(app, judge, file_bytes)
 
 
 LOGGING: dict[str, Any] = {

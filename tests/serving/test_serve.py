@@ -145,19 +145,17 @@ def test_wrong_usage_is_said_in_one_line(ensemble: Path, tmp_path: Path, capsys:
             assert printed.count("\n") == 1
 
 
-def test_the_page_stands_beside_the_api(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    gradio = pytest.importorskip("gradio")
+def test_the_page_stands_beside_the_api(judge: Judge) -> None:
+    pytest.importorskip("gradio")
+    pytest.importorskip("c2pa")
+    from hf_deepfake.serving.words import LANGUAGES
 
-    class StandIn:
-        @staticmethod
-        def build_app(judge: Judge) -> Any:
-            with gradio.Blocks(title="stand-in") as page:
-                gradio.Markdown(judge.name)
-            return page
-
-    monkeypatch.setitem(sys.modules, "hf_deepfake.serving.app", StandIn)
     client = TestClient(serve.with_page(create_app(judge), judge, 1000))
-    assert "stand-in" in client.get("/").text
+    settings = client.get("/config").json()
+    assert [name for _, name, _ in settings["pages"]][1:] == [words.name for words in LANGUAGES[1:]]
+    assert "--real" in settings["css"]
+    assert client.get("/").status_code == client.get("/zh").status_code == 200
+    assert client.post("/gradio_api/upload", files={"files": ("a.png", bytes(2000))}).status_code == 413
     assert client.get("/health").json() == {"status": "ok"}
     assert client.post("/predict", files=FILES).status_code == 200
     assert client.get("/openapi.json").json()["info"]["title"] == "hf_deepfake"
