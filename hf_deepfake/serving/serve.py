@@ -68,7 +68,7 @@ def _run(arguments: argparse.Namespace, listening: socket.socket) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what a forward pass frees, which the next one takes again: some 100,000 page faults a second fewer."""
+    """Let glibc keep what a forward pass frees, which the next one takes again; without it, 160,000 page faults a second were seen."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for name, value in ((-8, 1), (-1, 2**30), (-3, 2**30)):  # M_ARENA_MAX, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
