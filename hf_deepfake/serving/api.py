@@ -152,7 +152,7 @@ async def _judged(service: _Service, sent: Sent, settings: dict[str, Any]) -> di
         if isinstance(sent.content, UploadError):
             raise sent.content
         upload = read_upload(sent.content, service.gate.limits.file_bytes)
-        notes.extend(upload.notes)
+        notes[:] = upload.notes  # it may be asked for twice
         return upload.image
 
     try:
