@@ -1,4 +1,4 @@
-"""Images a second of CPU training with and without `_keep_freed_memory`, in turns, as a ratio.
+"""Images a second of CPU training with and without `keep_freed_memory`, in turns, as a ratio.
 
 python benchmarks/freed_memory.py
 """
@@ -9,9 +9,9 @@ import sys
 _MEASURE = """
 import sys, time
 import timm, torch
-from hf_deepfake.training.train import _keep_freed_memory
+from hf_deepfake.memory import keep_freed_memory
 if sys.argv[1] == "kept":
-    _keep_freed_memory()
+    keep_freed_memory()
 model = timm.create_model("tf_efficientnet_lite0", num_classes=2).to(memory_format=torch.channels_last).train()
 optimizer = torch.optim.AdamW(model.parameters())
 images = torch.rand(16, 3, 192, 192).to(memory_format=torch.channels_last)

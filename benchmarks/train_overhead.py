@@ -31,10 +31,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_deepfake.arguments import ModelArguments
 from hf_deepfake.labels import NAMES
+from hf_deepfake.memory import keep_freed_memory
 from hf_deepfake.models.detector import new_detector
 from hf_deepfake.recipe import parse_recipe
 from hf_deepfake.training import train as training_module
-from hf_deepfake.training.train import RECIPE, _keep_freed_memory, train
+from hf_deepfake.training.train import RECIPE, train
 
 RATE = 1e-4
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -301,7 +302,7 @@ def _bare(images: Path, setting: Setting) -> Measured:
     """The same updates by hand."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     detector = new_detector(ModelArguments(setting.backbone, image_size=setting.image_size))[0]
     detector.to(device=device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(detector.parameters(), lr=RATE, weight_decay=0, fused=True)

@@ -15,12 +15,14 @@ from hf_deepfake.evaluation.contest import evaluate_detectors
 from hf_deepfake.evaluation.leaderboard import marked_name, ranking
 from hf_deepfake.evaluation.robustness import parse_severities
 from hf_deepfake.evaluation.tables import adversarial_table, metrics_table, robustness_table
+from hf_deepfake.memory import keep_freed_memory
 from hf_deepfake.printing import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hf-deepfake evaluate`: checkpoints on labelled data sets, clean and corrupted."""
     arguments = _parser().parse_args(argv)
+    keep_freed_memory()
     first = Path(arguments.model[0]).resolve().name
     output_dir = arguments.output_dir or Path("evaluations") / first
     shared = {name: getattr(arguments, name) for name in ("image_root", "fake_label", "group_by", "follow_links")}

@@ -26,6 +26,7 @@ from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import (
 from hf_deepfake.ensemble.hub.running_deepfake_ensemble import has_instructions_for, speed_up
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.predictions import score_images
+from hf_deepfake.memory import keep_freed_memory
 from hf_deepfake.models.detector import load_detector
 from hf_deepfake.models.exported import refuse_exported
 from hf_deepfake.models.heads import single_detector
@@ -276,6 +277,7 @@ def _precision(name: str, device: torch.device) -> torch.dtype:
 def main(argv: Sequence[str] | None = None) -> int:
     """`hf-deepfake predict`: images in, a table out; 1 when any image could not be read."""
     arguments = vars(_parser().parse_args(argv))
+    keep_freed_memory()
     output: Path | None = arguments.pop("output")
     submission: Path | None = arguments.pop("submission")
     if output is not None:

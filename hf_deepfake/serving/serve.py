@@ -1,7 +1,6 @@
 """`hf-deepfake serve`: one detector behind HTTP, with the page."""
 
 import argparse
-import ctypes
 import importlib.util
 import ipaddress
 import math
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_deepfake.errors import InputError
+from hf_deepfake.memory import keep_freed_memory
 
 if TYPE_CHECKING:  # imported when a service is started, once the environment is set
     from fastapi import FastAPI
@@ -52,7 +52,7 @@ def _run(arguments: argparse.Namespace, listening: socket.socket) -> None:
         requests=arguments.max_queue,
         seconds=arguments.timeout,
     )
-    _keep_freed_memory()
+    keep_freed_memory()
     page = not arguments.no_page and key is None and all(map(importlib.util.find_spec, ("c2pa", "gradio")))
     with Judge.load(arguments.model, arguments.batch_size) as judge:
         app = create_app(judge, key, arguments.allow_urls, limits)
@@ -65,14 +65,6 @@ def _run(arguments: argparse.Namespace, listening: socket.socket) -> None:
         )
         _announce(arguments, listening, key, page)
         uvicorn.Server(config).run(sockets=[listening])
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what a forward pass frees, which the next one takes again; without it, 160,000 page faults a second were seen."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for name, value in ((-8, 1), (-1, 2**30), (-3, 2**30)):  # M_ARENA_MAX, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            mallopt(name, value)
 
 
 def _announce(arguments: argparse.Namespace, listening: socket.socket, key: str | None, page: bool) -> None:

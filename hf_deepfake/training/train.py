@@ -2,11 +2,9 @@
 
 import contextlib
 import copy
-import ctypes
 import dataclasses
 import logging
 import os
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +40,7 @@ from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import reader_o
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.benchmark import load_results
 from hf_deepfake.evaluation.plots import plot_training
+from hf_deepfake.memory import keep_freed_memory
 from hf_deepfake.models.checkpoints import load_checkpoint
 from hf_deepfake.models.detector import new_detector
 from hf_deepfake.recipe import default_recipe, parse_recipe, resolved_recipe, save_recipe
@@ -73,8 +72,6 @@ from hf_deepfake.training.trainer import DetectorTrainer, build_trainer
 from hf_deepfake.training.tuning import check_tuning
 
 logger = logging.getLogger(__name__)
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 RECIPE = (
     DataArguments,
@@ -129,7 +126,7 @@ def train(
     if _is_finished(run, checkpoint, recipe, continuing):
         return run
     if training.device.type == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     PartialState().wait_for_everyone()  # no process writes before all have looked
     set_seed(training.seed)
     named_transforms(augmentation.transforms, augmentation.transforms_strength)  # a wrong name fails before long work
@@ -234,17 +231,6 @@ def _read(
     quiet = training.disable_tqdm or not PartialState().is_main_process
     splits, skipped = drop_unreadable(splits, data.dataset_name, quiet=quiet)
     return add_blends(splits, data.split_seed) if blending else splits, stream, skipped
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what each batch frees instead of handing it back and faulting it in again for the next batch.
-
-    Training on a CPU spends much of its time on those page faults; `benchmarks/freed_memory.py` measures how much.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            libc.mallopt(option, 2**31 - 1)
 
 
 def _announce(origin: str, splits: DatasetDict, skipped: Skipped, run: Path) -> None:
