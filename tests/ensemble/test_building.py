@@ -191,7 +191,8 @@ def test_the_weighted_and_the_hard_vote_are_those_of_the_members_run_alone(
     torch.testing.assert_close(together, (alone > alone.mean(dim=1, keepdim=True)).float().mean(dim=0))
 
 
-def test_saving_and_loading_keeps_the_logits_to_the_bit(members: dict[str, Path], tmp_path: Path) -> None:
+def test_saving_and_loading_keeps_weights_and_views_to_the_bit(members: dict[str, Path], tmp_path: Path) -> None:
+    """The logits to rounding only: some processors' kernels depend on where in memory weights lie."""
     runs = [members[name] for name in ("resnet", "timm-vit", "timm-swin", "swin")]
     model, processor = assemble(runs, [run.name for run in runs], fit_of(4))
     model.save_pretrained(tmp_path)
@@ -200,9 +201,10 @@ def test_saving_and_loading_keeps_the_logits_to_the_bit(members: dict[str, Path]
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
     loaded_views = AutoImageProcessor.from_pretrained(tmp_path)(photographs(), return_tensors="pt")
     assert isinstance(loaded, EnsembleForImageClassification)
-    assert views.keys() == loaded_views.keys()
+    torch.testing.assert_close(dict(loaded_views), dict(views), atol=0, rtol=0)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), atol=0, rtol=0)
     with torch.inference_mode():
-        torch.testing.assert_close(loaded(**loaded_views).member_logits, model(**views).member_logits, atol=0, rtol=0)
+        torch.testing.assert_close(loaded(**loaded_views).member_logits, model(**views).member_logits, atol=1e-6, rtol=0)
     assert [file.name for file in tmp_path.glob("*.safetensors")] == ["model.safetensors"]
 
 
