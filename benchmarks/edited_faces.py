@@ -1,11 +1,9 @@
 """How much of a network has to be trained to find faces that were edited by hand, and what forensic transforms add.
 
-python benchmarks/edited_faces.py --data LABELS.csv --image_root DIR [--folds 5] --output_dir runs/edited-faces
+python benchmarks/edited_faces.py --data LABELS.csv --image_root DIR --output_dir runs/edited-faces
 
-LABELS.csv names an image and its label (1: fake) in its first two columns. Three recipes on one split, and the vote of the two
-that train all of the network, tested on 30 % of the images. With folds, `cpu_full` once more, trained so many times, so that
-every image is tested once, by a detector that has not seen it: more images, and a narrower interval. What is finished is not
-made again.
+Three recipes on one split, and the vote of the two that train all of the network, tested on 30 % of the images. What is
+finished is not made again.
 """
 
 import argparse
@@ -15,12 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from readme_table import ROOT, machine, save_figures
-from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from hf_deepfake.evaluation.benchmark import benchmark_metrics
-from hf_deepfake.evaluation.predictions import load_predictions
 from hf_deepfake.evaluation.tables import format_metric
 
 RECIPES = {
@@ -36,7 +30,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--image_root", required=True)
-    parser.add_argument("--folds", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/edited-faces"))
     arguments = parser.parse_args()
     results = {}
@@ -53,37 +46,15 @@ def main() -> None:
         | {"minutes": f"{found['training']['seconds'] / 60:.1f}" if "training" in found else "-"}
         for way, found in results.items()
     ]
-    if arguments.folds:
-        every = _cross_validated(arguments)
-        cells = {label: format_metric(every, metric) for label, metric in METRICS.items()}
-        rows.append({"test": f"full, every image tested once in {arguments.folds} folds"} | cells | {"minutes": "-"})
     data = results["full"]["data"]
     counts = ", ".join(f"{split}: {count['real']} real and {count['fake']} fake" for split, count in data.items())
     save_figures(
         "edited_faces",
         title=f"Faces edited by hand (ciplab), one seed. Images: {counts}",
-        command=f"python benchmarks/edited_faces.py --data LABELS.csv --image_root DIR --folds {arguments.folds}",
+        command="python benchmarks/edited_faces.py --data LABELS.csv --image_root DIR",
         machine=machine(),
         rows=rows,
     )
-
-
-def _cross_validated(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Metrics of all images, each by the detector of the fold in which it was for testing."""
-    images, labels = (pd.read_csv(arguments.data).iloc[:, column] for column in (0, 1))
-    tables = []
-    folds = StratifiedKFold(arguments.folds, shuffle=True, random_state=0)
-    for number, (others, tested) in enumerate(folds.split(images, labels)):
-        _, picking = train_test_split(others, test_size=0.15, random_state=0, stratify=labels[others])
-        table = pd.DataFrame({"image": images, "label": labels, "split": "train"})
-        table.loc[picking, "split"], table.loc[tested, "split"] = "validation", "test"
-        run = arguments.output_dir / f"fold-{number}"
-        listed = run.with_suffix(".csv")
-        table.to_csv(listed, index=False)
-        command = ["train", "--config", ROOT / "recipes" / "configs" / "cpu_full.yaml", "--dataset_name", listed]
-        _made(run, *command, "--image_root", arguments.image_root, "--resume_from_checkpoint", "true")
-        tables.append(load_predictions(run / "predictions" / "test.parquet"))
-    return benchmark_metrics(pd.concat(tables, ignore_index=True))
 
 
 def _made(output: Path, *command: str | Path) -> dict[str, Any]:
