@@ -2,6 +2,7 @@
 
 import signal
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,9 @@ def _on_load(words: Words) -> str:
 
 def mount(service: FastAPI, judge: Judge, max_bytes: int = MAX_BYTES) -> FastAPI:
     """Add the page to a service, at `/`."""
-    gr.mount_gradio_app(service, build_app(judge, max_bytes), path="/", **SETTINGS | {"max_file_size": max_bytes})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="SSR mode")  # it is off
+        gr.mount_gradio_app(service, build_app(judge, max_bytes), path="/", **SETTINGS | {"max_file_size": max_bytes})
     return service
 
 
