@@ -49,6 +49,9 @@ LARGEST_DIFFERENCE = 1e-4
 
 RECORD = "export.json"
 
+_FEW_EQUAL = 0.95
+"""Share of equal verdicts below which an export is advised against."""
+
 _MOST_IMAGES, _FEWEST_IMAGES = 300, 20
 _SIZES = [(64, 64), (256, 256), (131, 97), (640, 480), (375, 500), (1024, 768), (300, 900), (224, 224), (480, 480)]
 _NOT_KEPT = ("_name_or_path", "architectures", "auto_map", "custom_pipelines", "dtype", "model_type")
@@ -248,6 +251,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(
             f"{one['images']} {'pictures of noise' if name == 'noise' else name}: probabilities differ from PyTorch's by "
             f"up to {one['largest_difference']:.1e}, {one['equal_verdicts']:.1%} of the verdicts are equal"
+        )
+    least = min(one["equal_verdicts"] for one in record["compared"].values())
+    if least < _FEW_EQUAL:
+        _say(
+            f"do not rely on it: {1 - least:.1%} of the verdicts are others; --format openvino keeps them, and is faster"
         )
     _say(f"wrote {folder} ({', '.join(files)}: {size / 1e6:.1f} MB, {RECORD}, configurations)")
     _say(f"next: hf-deepfake predict --model {folder} IMAGE…")

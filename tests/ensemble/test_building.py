@@ -204,7 +204,9 @@ def test_saving_and_loading_keeps_weights_and_views_to_the_bit(members: dict[str
     torch.testing.assert_close(dict(loaded_views), dict(views), atol=0, rtol=0)
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), atol=0, rtol=0)
     with torch.inference_mode():
-        torch.testing.assert_close(loaded(**loaded_views).member_logits, model(**views).member_logits, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            loaded(**loaded_views).member_logits, model(**views).member_logits, atol=1e-6, rtol=0
+        )
     assert [file.name for file in tmp_path.glob("*.safetensors")] == ["model.safetensors"]
 
 

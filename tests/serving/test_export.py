@@ -136,6 +136,17 @@ def test_int8_is_smaller_and_compared_on_images_that_it_was_not_calibrated_on(
     assert_same(run, tmp_path / "int8", [data], tolerance=0.2)
 
 
+@pytest.mark.parametrize(("equal", "advised"), [(0.637, True), (0.99, False)])
+def test_an_export_with_many_other_verdicts_is_advised_against(
+    equal: float, advised: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compared = {"images": 9, "largest_difference": 0.9, "equal_verdicts": equal}
+    record = {"files": {}, "compared": {"noise": compared | {"equal_verdicts": 1.0}, "images": compared}}
+    monkeypatch.setattr("hf_deepfake.serving.export.export", lambda *_: record)
+    assert cli.main("export --model run --format onnx --quantize int8 --output_dir out".split()) == 0
+    assert ("do not rely on it: 36.3% of the verdicts are others" in capsys.readouterr().out) == advised
+
+
 def test_a_detector_of_transformers_whose_first_logit_means_fake(files: list[Path], tmp_path: Path) -> None:
     run = save_tiny_vit(tmp_path / "run")
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
