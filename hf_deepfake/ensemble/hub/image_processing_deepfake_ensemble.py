@@ -270,8 +270,8 @@ class EnsembleImageProcessor(BaseImageProcessor):
     @classmethod
     def of(cls, processor: BaseImageProcessor) -> "EnsembleImageProcessor":
         """What makes the one view of a single detector as its own processor does; an ensemble's processor itself."""
-        if isinstance(processor, cls):
-            return processor
+        if hasattr(processor, "finish"):  # of this class, or of its copy in another saved folder
+            return processor  # type: ignore[return-value]
         made = cls()
         made._use([processor], [{}])
         return made
