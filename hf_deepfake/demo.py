@@ -117,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"wrote {ensemble}, now the default of pipeline('deepfake-ensemble'); plots in {ensemble / 'plots'}",
         "next:",
         f"  hf-deepfake predict --model {ensemble} IMAGE_OR_FOLDER…",
+        f"  hf-deepfake serve --model {ensemble}  # pip install 'hf_deepfake[serve,space]'",
         f"  hf-deepfake report {arguments.output_dir} --output report.html",
         f"  hf-deepfake evaluate --model {ensemble} --data FOLDER_WITH_real_AND_fake",
         "  hf-deepfake demo --data FOLDER_WITH_real_AND_fake --output_dir runs/mine",
