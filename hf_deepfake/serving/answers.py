@@ -14,9 +14,7 @@ from torchvision.transforms.v2 import functional
 from hf_deepfake.data.corruptions import corrupt
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import UnreadableImageError, open_rgb
 from hf_deepfake.errors import InputError
-from hf_deepfake.explain.faithfulness import measure
 from hf_deepfake.explain.figures import LONGEST
-from hf_deepfake.explain.scores import Score
 from hf_deepfake.labels import FAKE, NAMES, REAL
 from hf_deepfake.serving.facts import file_facts
 from hf_deepfake.serving.judging import Judge
@@ -103,7 +101,7 @@ class Answers:
             explanation, _ = self.judge.explain(image, method, target, check=False)
             heatmap = heatmap_html(image, explanation, self.words)
             yield heatmap, ""
-            yield heatmap, worth_html(measure(Score(self.judge.detector, target), image, explanation), self.words)
+            yield heatmap, worth_html(self.judge.measure(image, explanation), self.words)
         except UploadError as error:
             yield refusal_html(self._refusal(error)), ""
         except InputError as error:

@@ -133,14 +133,20 @@ class Judge:
             UnreadableImageError: If the image cannot be read.
         """
         with self._explaining:
-            if next(self.detector.model.parameters(), None) is None:
-                raise InputError(f"{self.name}: has no weights to look into; explain with the checkpoint it is from.")
-            if self._explained is None:
-                self._explained = self.detector._replace(model=copy.deepcopy(self.detector.model))
-            explanation = explain(self._explained, image, method, target, member)
-            if not check:
-                return explanation, None
-            return explanation, measure(Score(self._explained, target, member), open_rgb(image), explanation)
+            explanation = explain(self._copy(), image, method, target, member)
+        return explanation, self.measure(image, explanation) if check else None
+
+    def measure(self, image: Any, explanation: Explanation) -> Faithfulness:
+        """Measure the faithfulness of an explanation of this image, as `explain` does with `check`, on the same copy."""
+        with self._explaining:
+            return measure(Score(self._copy(), explanation.target, explanation.member), open_rgb(image), explanation)
+
+    def _copy(self) -> LoadedDetector:
+        if next(self.detector.model.parameters(), None) is None:
+            raise InputError(f"{self.name}: has no weights to look into; explain with the checkpoint it is from.")
+        if self._explained is None:
+            self._explained = self.detector._replace(model=copy.deepcopy(self.detector.model))
+        return self._explained
 
     def close(self) -> None:
         """Answer what was asked, then stop."""
