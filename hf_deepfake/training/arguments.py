@@ -9,6 +9,7 @@ import torch
 from transformers import SchedulerType, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.utils import is_torch_xla_available
 
 from hf_deepfake.arguments import AugmentationArguments, DataArguments, FittingArguments, ModelArguments
 from hf_deepfake.errors import InputError
@@ -65,6 +66,8 @@ class DetectorTrainingArguments(TrainingArguments):
         if self.greater_is_better is None:  # Trainer's own rule knows nothing but losses
             metric = str(self.metric_for_best_model).removeprefix("eval_").removeprefix("validation_")
             self.greater_is_better = metric not in LOWER_IS_BETTER and not metric.endswith("loss")
+        if self.bf16 and not torch.accelerator.is_available() and not is_torch_xla_available():
+            self.use_cpu = True  # there is nothing else, but Trainer wants to be told
         super().__post_init__()
         if self.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):  # to them low is better
             given: Any = self.lr_scheduler_kwargs or {}

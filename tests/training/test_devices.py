@@ -88,6 +88,17 @@ def test_half_precision_of_the_launcher_is_refused_on_a_cpu(tmp_path: Path, monk
     devices.check_devices(options_for(tmp_path, bf16=True))  # a flag goes before the launcher
 
 
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_bf16_needs_no_other_flag_where_there_is_only_a_cpu(
+    accelerator: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer refuses it there without --use_cpu; what it would train on is asked of PyTorch."""
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: accelerator)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: accelerator)
+    options = DetectorTrainingArguments(output_dir=str(tmp_path), bf16=True, dataloader_num_workers=0)
+    assert options.use_cpu != accelerator
+
+
 @pytest.mark.parametrize(("native", "warned"), [(True, False), (False, True)])
 def test_bf16_is_warned_of_where_the_cpu_emulates_it(
     native: bool, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
