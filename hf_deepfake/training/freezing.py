@@ -52,6 +52,19 @@ def training_stages(tuning: TuningArguments) -> list[Stage]:
     return stages
 
 
+def check_last_stage(stages: Sequence[Stage], epochs: float) -> None:
+    """Refuse a stage that never comes.
+
+    Raises:
+        InputError: If the last one does not.
+    """
+    last = stages[-1]
+    if last.epoch >= epochs:
+        raise InputError(
+            f"--unfreeze_at {last.epoch}:{last.train}: never comes in {epochs:g} epochs; name an earlier one, or train longer."
+        )
+
+
 def _reach(train: str) -> float:
     """Blocks below the head that are trained."""
     blocks = re.fullmatch(r"head\+([1-9]\d*)", train)
@@ -132,6 +145,12 @@ class Unfreezing(TrainerCallback):
     def __init__(self, detector: PreTrainedModel, stages: Sequence[Stage]) -> None:
         self.detector, self.stages = detector, stages
         self.train = ""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuse a last stage that never comes, which under `max_steps` is known only now."""
+        check_last_stage(self.stages, state.num_train_epochs)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

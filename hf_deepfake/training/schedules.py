@@ -53,8 +53,7 @@ def check_schedule(fitting: FittingArguments, training: TrainingArguments) -> No
         raise InputError(f"--lr_step_epochs {fitting.lr_step_epochs}: needs to be above 0.")
     if not 0 < fitting.lr_step_gamma < math.inf:
         raise InputError(f"--lr_step_gamma {fitting.lr_step_gamma}: needs to be above 0, for example 0.1.")
-    changes = [fitting.lr_step_epochs] if fitting.lr_step_epochs is not None else [epoch for epoch, _ in milestones]
-    if not changes:
+    if not has_schedule(fitting):
         return
     if milestones and fitting.lr_step_epochs is not None:
         raise InputError("--lr_milestones and --lr_step_epochs are two schedules; leave one out.")
@@ -65,10 +64,21 @@ def check_schedule(fitting: FittingArguments, training: TrainingArguments) -> No
         )
     if milestones and training.learning_rate <= 0:
         raise InputError(f"--learning_rate {training.learning_rate}: --lr_milestones needs one above 0 to start from.")
-    if training.max_steps <= 0 and changes[0] >= training.num_train_epochs:
+    if training.max_steps <= 0:
+        check_change(fitting, training.num_train_epochs)
+
+
+def check_change(fitting: FittingArguments, epochs: float) -> None:
+    """Refuse a schedule by epoch that has changed nothing when the training ends.
+
+    Raises:
+        InputError: If so.
+    """
+    first = fitting.lr_step_epochs or parse_milestones(fitting.lr_milestones)[0][0]
+    if first >= epochs:
         raise InputError(
-            f"--num_train_epochs {training.num_train_epochs:g}: ends before the learning rate would change for the "
-            f"first time, after epoch {changes[0]:g}; leave the schedule out, or train longer."
+            f"the training ends after {epochs:g} epochs, before the learning rate would change for the first time, after "
+            f"epoch {first:g}; leave --lr_milestones and --lr_step_epochs out, or train longer."
         )
 
 

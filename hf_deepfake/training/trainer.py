@@ -46,7 +46,7 @@ from hf_deepfake.training.guarding import check_last_batch, check_weights, disk_
 from hf_deepfake.training.losses import cross_entropy, parse_class_weights
 from hf_deepfake.training.resuming import StepSeed, complete_checkpoint, open_again
 from hf_deepfake.training.sampling import BalancedSampler, balanced_shares
-from hf_deepfake.training.schedules import has_schedule, schedule_by_epoch
+from hf_deepfake.training.schedules import check_change, has_schedule, schedule_by_epoch
 from hf_deepfake.training.supervision import FourierLoss
 from hf_deepfake.training.tuning import prepare_tuning, refuse_sharding, supervise
 
@@ -202,6 +202,7 @@ class DetectorTrainer(Trainer):
         if not has_schedule(self.fitting):
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
+            check_change(self.fitting, num_training_steps / self.steps_per_epoch)
             self.lr_scheduler = schedule_by_epoch(
                 optimizer or self.optimizer,  # type: ignore[arg-type]
                 self.fitting,

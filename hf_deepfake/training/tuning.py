@@ -11,7 +11,14 @@ from hf_deepfake.models.blocks import lower_half
 from hf_deepfake.models.fourier import FourierHead
 from hf_deepfake.models.lora import add_adapters
 from hf_deepfake.training.arguments import DetectorTrainingArguments
-from hf_deepfake.training.freezing import Stage, keep_frozen_at_rest, set_trained, trained_parameters, training_stages
+from hf_deepfake.training.freezing import (
+    Stage,
+    check_last_stage,
+    keep_frozen_at_rest,
+    set_trained,
+    trained_parameters,
+    training_stages,
+)
 from hf_deepfake.training.supervision import FourierLoss
 
 
@@ -40,14 +47,10 @@ def check_tuning(tuning: TuningArguments, data: DataArguments, training: Detecto
 
 
 def _check_unfreezing(stages: list[Stage], data: DataArguments, training: DetectorTrainingArguments) -> None:
-    last = stages[-1]
     if data.streaming:
         raise InputError("--unfreeze_at: a stream has no epochs; leave --streaming out.")
-    if training.max_steps <= 0 and last.epoch >= training.num_train_epochs:
-        raise InputError(
-            f"--unfreeze_at {last.epoch}:{last.train}: never comes in {training.num_train_epochs:g} epochs; name an "
-            "earlier one, or a larger --num_train_epochs."
-        )
+    if training.max_steps <= 0:
+        check_last_stage(stages, training.num_train_epochs)
     if training.world_size > 1:
         raise InputError(
             f"--unfreeze_at: {training.world_size} processes agree on what is trained when they start; train in one, or "

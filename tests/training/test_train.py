@@ -218,6 +218,24 @@ def test_the_step_schedule_drops_after_its_epochs(image_folder: Path, tmp_path: 
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
 
 
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"lr_milestones": ["2:0.1"]}, "ends after 2 epochs, before the learning rate would change"),
+        ({"train": "probe", "unfreeze_at": ["2:full"]}, "--unfreeze_at 2:full: never comes in 2 epochs"),
+    ],
+)
+def test_what_never_comes_within_the_steps_is_refused_before_the_first(
+    choices: dict[str, Any], message: str, image_folder: Path, tmp_path: Path
+) -> None:
+    whole = train(*training_arguments(image_folder, tmp_path / "whole", num_train_epochs=1))
+    steps = json.loads((whole / "trainer_state.json").read_text())["max_steps"]
+    run = tmp_path / "run"
+    with pytest.raises(InputError, match=message):
+        train(*training_arguments(image_folder, run, max_steps=2 * steps, **choices))
+    assert not list(run.glob("checkpoint-*"))
+
+
 @pytest.mark.slow
 def test_early_stopping_ends_the_training(image_folder: Path, tmp_path: Path) -> None:
     choices = {"num_train_epochs": 30, "learning_rate": 0.0, "early_stopping_patience": 2}
