@@ -74,23 +74,33 @@ class Lessons(NamedTuple):
     logits: NDArray[np.float32] | None = None
 
 
-def prepare_lessons(
-    distillation: DistillationArguments,
-    data: DataArguments,
-    augmentation: AugmentationArguments,
-    splits: DatasetDict,
-    student: PreTrainedModel,
-    training: TrainingArguments,
-) -> Lessons | None:
-    """Load the teacher, and let it look at the training images once if that is enough; None where none is named.
+def load_teacher(distillation: DistillationArguments) -> LoadedDetector | None:
+    """The teacher; None where none is named.
 
     Raises:
-        InputError: If it cannot be loaded, cannot read an image, or reads images otherwise than the student.
+        InputError: If it cannot be loaded.
     """
     if distillation.teacher is None:
         return None
     teacher = load_detector(distillation.teacher, distillation.teacher_revision)
     refuse_exported(teacher.model, "--teacher")
+    return teacher
+
+
+def prepare_lessons(
+    distillation: DistillationArguments,
+    teacher: LoadedDetector,
+    data: DataArguments,
+    augmentation: AugmentationArguments,
+    splits: DatasetDict,
+    student: PreTrainedModel,
+    training: TrainingArguments,
+) -> Lessons:
+    """Let the teacher look at the training images once if that is enough.
+
+    Raises:
+        InputError: If it cannot read an image, or reads images otherwise than the student.
+    """
     logger.info("%s teaches a student of %s parameters", distillation.teacher, f"{student.num_parameters():,}")
     teacher.model.requires_grad_(False)
     teacher.model.to(training.device)  # type: ignore[arg-type]

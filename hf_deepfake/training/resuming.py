@@ -18,6 +18,8 @@ from hf_deepfake.data.fingerprints import content_hashes
 from hf_deepfake.data.seeding import SeededRows, derived_seed
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.benchmark import environment
+from hf_deepfake.evaluation.scores import fingerprint
+from hf_deepfake.models.detector import LoadedDetector
 from hf_deepfake.recipe import load_recipe
 from hf_deepfake.writing import whole
 
@@ -25,7 +27,7 @@ COMPLETE = "complete"
 """Empty file of a `checkpoint-N/` that was saved to its end."""
 
 ORIGIN = "origin.json"
-"""File of a run directory: fingerprint of the data, git revision and environment that it was begun with."""
+"""File of a run directory: fingerprints of data and teacher, git revision and environment that it was begun with."""
 
 _FREE = {
     "output_dir", "overwrite_output_dir", "keep_checkpoints", "save_total_limit", "run_name", "project", "report_to",
@@ -138,16 +140,20 @@ def _value(recipe: Mapping[str, Any], key: str, defaults: Mapping[str, Any]) -> 
     return None if value in ("", "none", []) else value
 
 
-def begun_with(splits: Mapping[str, Dataset], seen: pd.DataFrame, processes: int) -> dict[str, Any]:
+def begun_with(
+    splits: Mapping[str, Dataset], seen: pd.DataFrame, processes: int, teacher: LoadedDetector | None = None
+) -> dict[str, Any]:
     """What `ORIGIN` holds.
 
     Args:
         splits: As loaded.
         seen: `training_images` of them.
         processes: That train together.
+        teacher: Of a distillation.
     """
     return {
         "data": {name: _fingerprint(name, rows, seen) for name, rows in splits.items()},
+        "teacher": fingerprint(teacher) if teacher is not None else None,
         "git": git_revision(),
         "environment": environment(processes),
     }
@@ -175,7 +181,7 @@ def git_revision() -> dict[str, Any] | None:
 
 
 def check_same_origin(now: Mapping[str, Any], run: Path) -> None:
-    """Refuse to resume a run with other images, labels or another number of processes than it began with.
+    """Refuse to resume a run with other images, labels, another teacher or number of processes than it began with.
 
     Raises:
         InputError: If they differ, naming what.
@@ -194,6 +200,11 @@ def check_same_origin(now: Mapping[str, Any], run: Path) -> None:
         raise InputError(
             f"{run}: began with other data: the images or labels of {', '.join(differences)} differ. Bring back what "
             "there was, choose another --output_dir, or go on nevertheless: --resume_anyway true."
+        )
+    if before.get("teacher") != now["teacher"]:
+        raise InputError(
+            f"{run}: began with another teacher, whatever its path is. Bring it back, choose another --output_dir, or go on "
+            "nevertheless: --resume_anyway true."
         )
     if processes[0] != processes[1]:
         raise InputError(

@@ -57,7 +57,7 @@ from hf_deepfake.training.continual import (
     with_old_images,
 )
 from hf_deepfake.training.devices import memory_advice
-from hf_deepfake.training.distillation import TEACHER_LOGITS, check_distillation, prepare_lessons
+from hf_deepfake.training.distillation import TEACHER_LOGITS, check_distillation, load_teacher, prepare_lessons
 from hf_deepfake.training.finishing import finish
 from hf_deepfake.training.guarding import disk_watched
 from hf_deepfake.training.resuming import (
@@ -128,6 +128,7 @@ def train(
     if training.device.type == "cpu":
         keep_freed_memory()
     PartialState().wait_for_everyone()  # no process writes before all have looked
+    teacher = load_teacher(distillation)
     set_seed(training.seed)
     named_transforms(augmentation.transforms, augmentation.transforms_strength)  # a wrong name fails before long work
     splits, stream, skipped = _read(data, augmentation, training)
@@ -139,7 +140,7 @@ def train(
     seen, now = None, None
     if PartialState().is_main_process:
         seen = training_images(splits, quiet=bool(training.disable_tqdm))  # before they are cached
-        now = begun_with(splits, seen, training.world_size)
+        now = begun_with(splits, seen, training.world_size, teacher)
         if checkpoint is not None and not continuing.resume_anyway:
             check_same_origin(now, Path(checkpoint).parent)
     detector, processor, origin = new_detector(model)
@@ -148,7 +149,9 @@ def train(
     if model.channels_last:
         detector.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     reader = reader_of(detector.config)
-    lessons = prepare_lessons(distillation, data, augmentation, splits, detector, training)
+    lessons = None
+    if teacher is not None:
+        lessons = prepare_lessons(distillation, teacher, data, augmentation, splits, detector, training)
     if data.cache_images:
         with training.main_process_first(desc="resizing"):
             splits = DatasetDict({name: cache_resized(rows, processor, reader) for name, rows in splits.items()})

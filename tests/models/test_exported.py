@@ -13,7 +13,7 @@ from conftest import draw_image
 from transformers import AutoModelForImageClassification, pipeline
 
 from hf_deepfake import cli
-from hf_deepfake.arguments import AugmentationArguments, DataArguments, DistillationArguments, ModelArguments
+from hf_deepfake.arguments import DataArguments, DistillationArguments, ModelArguments
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.ensemble.building import assemble
 from hf_deepfake.ensemble.fitting import Fit
@@ -23,7 +23,7 @@ from hf_deepfake.evaluation.scores import fingerprint
 from hf_deepfake.explain.attributions import explain
 from hf_deepfake.models.detector import load_detector, new_detector
 from hf_deepfake.serving.export import export
-from hf_deepfake.training.distillation import prepare_lessons
+from hf_deepfake.training.distillation import load_teacher
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -127,8 +127,7 @@ def _attack(exported: Path, data: Path) -> None:
 
 
 def _teach(exported: Path, data: Path) -> None:
-    teaching = DistillationArguments(teacher=str(exported))
-    prepare_lessons(teaching, DataArguments("data"), AugmentationArguments(), None, None, None)  # type: ignore[arg-type]
+    load_teacher(DistillationArguments(teacher=str(exported)))
 
 
 USES: dict[str, Callable[[Path, Path], object]] = {

@@ -24,7 +24,7 @@ from hf_deepfake.training.distillation import (
     Distillation,
     check_distillation,
     kept_logits,
-    prepare_lessons,
+    load_teacher,
     stays_the_same,
     teacher_views,
 )
@@ -207,6 +207,5 @@ def test_settings_out_of_range_are_refused(choices: dict[str, Any], message: str
 
 
 def test_a_teacher_has_to_be_there(tmp_path: Path) -> None:
-    arguments = DistillationArguments(str(tmp_path))
     with pytest.raises(InputError, match=f"{tmp_path}: no config.json"):
-        prepare_lessons(arguments, None, None, None, None, None)  # type: ignore[arg-type]
+        load_teacher(DistillationArguments(str(tmp_path)))

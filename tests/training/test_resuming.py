@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import draw_image, save_tiny_vit, training_arguments
 from transformers import TrainerState
 
@@ -18,6 +19,7 @@ from hf_deepfake import InputError
 from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.fingerprints import training_images
 from hf_deepfake.data.loading import load_splits
+from hf_deepfake.models.detector import load_detector
 from hf_deepfake.recipe import default_recipe, resolved_recipe, save_recipe
 from hf_deepfake.training import finishing, resuming
 from hf_deepfake.training.arguments import DetectorTrainingArguments, checkpoint_to_resume
@@ -249,6 +251,19 @@ def test_other_images_are_refused_naming_the_split(
         InputError, match=r"other data: the images or labels of validation differ.*--resume_anyway true"
     ):
         resume(data, interrupted, vit)
+
+
+def test_another_teacher_at_the_same_path_is_refused(interrupted: Path, image_folder: Path, vit: Path) -> None:
+    options = arguments(image_folder, interrupted, vit)
+    splits = load_splits(options[0])
+    seen = training_images(splits, quiet=True)
+    save_origin(begun_with(splits, seen, 1, load_detector(str(vit))), interrupted)
+    check_same_origin(begun_with(splits, seen, 1, load_detector(str(vit))), interrupted)
+    other = load_detector(str(vit))
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1)
+    with pytest.raises(InputError, match="began with another teacher, whatever its path is"):
+        check_same_origin(begun_with(splits, seen, 1, other), interrupted)
 
 
 def test_another_number_of_processes_is_refused(interrupted: Path) -> None:
