@@ -159,15 +159,15 @@ def plot_reliability(labels: Any, curves: dict[str, Any], title: str, path: Path
     _save(figure, path)
 
 
-def plot_comparison(rows: dict[str, dict[str, Any]], benchmark: str, path: Path, metric: str = "roc_auc") -> None:
-    """One metric of several models with its intervals, one line a model."""
+def plot_comparison(rows: dict[str, dict[str, Any]], benchmark: str, path: Path) -> None:
+    """ROC AUC of several models with its intervals, one line a model."""
     figure, (axes,) = _figure(6, 0.5 * len(rows) + 1.2)
     for position, (_, metrics) in enumerate(rows.items()):
-        value = metrics[metric]
-        errors = [[value - metrics.get(f"{metric}_low", value)], [metrics.get(f"{metric}_high", value) - value]]
+        value = metrics["roc_auc"]
+        errors = [[value - metrics.get("roc_auc_low", value)], [metrics.get("roc_auc_high", value) - value]]
         axes.errorbar(value, position, xerr=np.abs(errors), fmt="o", capsize=4, color=REAL_COLOR)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
     axes.grid(alpha=0.3, axis="x")
-    axes.set(xlabel=f"{metric.replace('_', ' ')} on {benchmark}, 95 % interval")
+    axes.set(title=f"Members and votes on {benchmark}", xlabel="ROC AUC, 95 % interval")
     _save(figure, path)
