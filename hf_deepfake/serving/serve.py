@@ -9,15 +9,10 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_deepfake.errors import InputError
 from hf_deepfake.memory import keep_freed_memory
-
-if TYPE_CHECKING:  # imported when a service is started, once the environment is set
-    from fastapi import FastAPI
-
-    from hf_deepfake.serving.judging import Judge
 
 KEY = "HF_DEEPFAKE_API_KEY"
 
@@ -55,9 +50,13 @@ def _run(arguments: argparse.Namespace, listening: socket.socket) -> None:
     keep_freed_memory()
     page = not arguments.no_page and key is None and all(map(importlib.util.find_spec, ("c2pa", "gradio")))
     with Judge.load(arguments.model, arguments.batch_size) as judge:
-        app = create_app(judge, key, arguments.allow_urls, limits)
+        app: Any = create_app(judge, key, arguments.allow_urls, limits)
+        if page:
+            from hf_deepfake.serving.app import mount
+
+            app = mount(app, judge, limits.file_bytes)
         config = uvicorn.Config(
-            with_page(app, judge, limits.file_bytes) if page else app,
+            app,
             access_log=False,
             log_config=LOGGING,
             server_header=False,
@@ -74,13 +73,6 @@ def _announce(arguments: argparse.Namespace, listening: socket.socket, key: str 
     sys.stderr.write(f"serving {arguments.model}: {what} at {place}/predict, its description at {place}/docs\n")
     if key is None and not ipaddress.ip_address(host).is_loopback:
         sys.stderr.write(f"no API key: whoever reaches {place} may use it; set {KEY} to change that\n")
-
-
-def with_page(app: "FastAPI", judge: "Judge", file_bytes: int) -> Any:
-    """The service with the page at `/`."""
-    from hf_deepfake.serving.app import mount
-
-    return mount(app, judge, file_bytes)
 
 
 LOGGING: dict[str, Any] = {

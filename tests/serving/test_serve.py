@@ -148,9 +148,10 @@ def test_wrong_usage_is_said_in_one_line(ensemble: Path, tmp_path: Path, capsys:
 def test_the_page_stands_beside_the_api(judge: Judge) -> None:
     pytest.importorskip("gradio")
     pytest.importorskip("c2pa")
+    from hf_deepfake.serving.app import mount
     from hf_deepfake.serving.words import LANGUAGES
 
-    client = TestClient(serve.with_page(create_app(judge), judge, 1000))
+    client = TestClient(mount(create_app(judge), judge, 1000))
     settings = client.get("/config").json()
     assert [name for _, name, _ in settings["pages"]][1:] == [words.name for words in LANGUAGES[1:]]
     assert "--real" in settings["css"]
