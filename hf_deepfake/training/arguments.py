@@ -9,7 +9,7 @@ import torch
 from transformers import SchedulerType, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
-from transformers.utils import is_torch_xla_available
+from transformers.utils.import_utils import is_torch_xla_available
 
 from hf_deepfake.arguments import AugmentationArguments, DataArguments, FittingArguments, ModelArguments
 from hf_deepfake.errors import InputError

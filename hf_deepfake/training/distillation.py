@@ -105,7 +105,7 @@ def prepare_lessons(
     teacher.model.requires_grad_(False)
     teacher.model.to(training.device)  # type: ignore[arg-type]
     if training.process_index == 0:
-        warn_of_overlap(distillation.teacher, splits)
+        warn_of_overlap(str(distillation.teacher), splits)
     if not stays_the_same(data, augmentation):
         return Lessons(distillation, teacher, teacher_views(teacher, student.config))
     with training.main_process_first(desc="asking the teacher"):  # the others find its answers on disk
