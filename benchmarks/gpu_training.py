@@ -27,7 +27,7 @@ def main() -> None:
     sizes = {"image_size": 224, "batch_size": arguments.batch_size, "warm_up": 10, "steps": arguments.steps}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        copy_images(arguments.images, Path(folder), Setting(**sizes).images)
+        kind = copy_images(arguments.images, Path(folder), Setting(**sizes).images)
         pipeline = run("pipeline", Path(folder), Setting(**sizes)).rate
         for backbone in BACKBONES:
             for precision in ("fp16", "bf16"):
@@ -45,7 +45,7 @@ def main() -> None:
                 print(rows[-1], flush=True)
     save_figures(
         "gpu_training",
-        title=f"Training on a GPU at 224 pixels, batches of {arguments.batch_size}, JPEG files",
+        title=f"Training on a GPU at 224 pixels, batches of {arguments.batch_size}; {kind}",
         command="python benchmarks/gpu_training.py --images DIR",
         machine=machine(),
         rows=rows,

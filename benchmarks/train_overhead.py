@@ -13,18 +13,20 @@ compared with, and its first steps are not timed; no way evaluates or saves. On 
 import argparse
 import itertools
 import math
+import multiprocessing
+import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from readme_table import machine, save_figures
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -72,16 +74,12 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder with real/ and fake/")
     parser.add_argument("--pairs", type=int, default=5)
     add_setting(parser)
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # of the process that a run starts
     arguments = vars(parser.parse_args())
-    images, pairs, way = (arguments.pop(name) for name in ("images", "pairs", "way"))
+    images, pairs = (arguments.pop(name) for name in ("images", "pairs"))
     setting = Setting(**arguments)
-    if way is not None:
-        print(*WAYS[way](images, setting))
-        return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        copy_images(images, Path(folder), setting.images)
+        files = copy_images(images, Path(folder), setting.images)
         for data, ours, other in (("in memory", "train in memory", "bare loop"), ("files", "train", "stock Trainer")):
             measured = [[run(way, Path(folder), setting).rate for way in (ours, other)] for _ in range(pairs)]
             ratios = sorted(first / second for first, second in measured)
@@ -101,7 +99,7 @@ def main() -> None:
     save_figures(
         "train_overhead_gpu" if torch.cuda.is_available() else "train_overhead",
         title=f"Training {setting.backbone} at {setting.image_size} pixels, batches of {setting.batch_size}, "
-        f"{setting.precision}",
+        f"{setting.precision}; {files}",
         command=" ".join(["python benchmarks/train_overhead.py --images DIR", *flags]),
         machine=machine(),
         rows=rows,
@@ -117,8 +115,8 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
 _CHOICES = {"precision": PRECISIONS}
 
 
-def copy_images(source: Path, target: Path, count: int) -> None:
-    """As many training images as one run sees, half of them fake, and one of each class to validate on."""
+def copy_images(source: Path, target: Path, count: int) -> str:
+    """As many training images as one run sees, half of them fake, and one of each class to validate on; what they are."""
     for name in NAMES:
         paths = sorted((source / name).glob("*.jpg"))
         for number, path in enumerate(itertools.islice(itertools.cycle(paths[1:]), count // 2)):
@@ -127,6 +125,8 @@ def copy_images(source: Path, target: Path, count: int) -> None:
             shutil.copyfile(path, folder / f"{number:05d}.jpg")
         (target / "validation" / name).mkdir(parents=True)
         shutil.copyfile(paths[0], target / "validation" / name / "0.jpg")
+    with Image.open(paths[0]) as image:
+        return f"JPEG files of about {image.width}x{image.height} pixels"
 
 
 class Measured(NamedTuple):
@@ -141,16 +141,23 @@ class Measured(NamedTuple):
     busy: float = math.nan
 
 
+# A process that has imported the package and done nothing else; every run is a fork of it.
+_FRESH = multiprocessing.get_context("forkserver")
+_FRESH.set_forkserver_preload([training_module.__name__])
+
+
 def run(way: str, data: Path, setting: Setting) -> Measured:
     """A way in a fresh process."""
-    command = [sys.executable, __file__, "--images", str(data), "--way", way]
-    command += [text for name, value in setting._asdict().items() for text in (f"--{name}", str(value))]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{way}: {done.stderr[-2000:]}")
-    measured = Measured(*map(float, done.stdout.splitlines()[-1].split()))
+    with ProcessPoolExecutor(1, _FRESH, _be_quiet) as process:
+        measured = process.submit(WAYS[way], data, setting).result()
     print(f"{way}: {measured.rate:.1f} images/s", flush=True)
     return measured
+
+
+def _be_quiet() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
 
 
 class _Clock(TrainerCallback):
@@ -179,7 +186,7 @@ class _Trained(Exception):  # noqa: N818 (it says that all went well)
     """Carries what `Measured` holds."""
 
 
-def _now() -> Measured:
+def _now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
