@@ -25,6 +25,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
+    set_seed,
 )
 
 from hf_deepfake import labels
@@ -41,6 +42,11 @@ from hf_deepfake.training.resuming import StepSeed
 from hf_deepfake.training.train import RECIPE, train
 
 torch.set_num_threads(1)
+
+
+def pytest_runtest_setup() -> None:
+    """Random weights of a test are the same whichever tests ran before in its process."""
+    set_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -208,9 +208,9 @@ def test_every_face_is_judged_under_an_mlp_head_too(
     for number, box in enumerate(boxes):
         draw_image(0, 0).crop(box).save(tmp_path / f"{number}.png")
     alone = predict(str(tmp_path / "whole"), [tmp_path / f"{number}.png" for number in range(3)])["prob_fake"]
-    assert predict(str(tmp_path / "faces"), files[:1])["prob_fake"][0] == pytest.approx(alone[0], abs=1e-5)
+    assert predict(str(tmp_path / "faces"), files[:1])["prob_fake"][0] == pytest.approx(alone[0], abs=1e-6)
     every = predict(str(tmp_path / "faces"), files[:1], every_face=True)["prob_fake"][0]
-    assert every == pytest.approx(alone.max(), abs=1e-5) != pytest.approx(alone[0], abs=1e-5)
+    assert every == pytest.approx(alone.max(), abs=1e-6) != pytest.approx(alone[0], abs=1e-6)
 
 
 def test_a_submission_has_the_names_and_the_order_of_its_table(
