@@ -55,7 +55,7 @@ def main() -> None:
             recipe, *changes = WAYS[way]
             command = ["--config", str(ROOT / "recipes" / "configs" / f"{recipe}.yaml"), *changes, *flags]
             command += ["--dataset_name", str(tables[fold]), "--image_root", arguments.image_root]
-            trainings.append(pool.submit(_train, run, command))
+            trainings.append(pool.submit(train_once, run, command))
         devices = Counter(training.result()["environment"]["device"] for training in trainings)
     scores = {way: [_predictions(runs[way, fold], "test") for fold in range(FOLDS)] for way in reversed(WAYS)}
     voters = [way for way in WAYS if way.startswith("full")]
@@ -93,7 +93,7 @@ def _folder(way: str) -> str:
     return way.lower().replace(", ", "-").replace(" ", "-")
 
 
-def _train(output: Path, command: Sequence[str]) -> dict[str, Any]:
+def train_once(output: Path, command: Sequence[str]) -> dict[str, Any]:
     """The results of a training, which is run unless they are there."""
     if not (output / "results.json").is_file():
         resumed = ["--output_dir", str(output), "--resume_from_checkpoint", "true"]
