@@ -313,8 +313,9 @@ def tab_to(page: Any, name: str) -> None:
 
 @pytest.mark.slow
 def test_uploads_lie_in_the_cache_for_an_hour_at_most_and_go_with_the_server(
-    ensemble: Path, photo: Path, browser: Any
+    ensemble: Path, photo: Path, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))  # which tests in other processes leave alone
     with Judge.load(str(ensemble)) as judge:
         app = build_app(judge)
         _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **SETTINGS)
@@ -325,6 +326,7 @@ def test_uploads_lie_in_the_cache_for_an_hour_at_most_and_go_with_the_server(
         page.wait_for_selector(".verdict h2")
         files = [Path(path) for paths in app.temp_file_sets for path in paths]
         kept = [path for path in files if path.name == "photo.jpg"]
+        assert all(path.is_relative_to(tmp_path / "cache") for path in files)
         assert {path.read_bytes() for path in kept} == {photo.read_bytes()}
         assert sum(app.delete_cache) == 3600
         page.close()
