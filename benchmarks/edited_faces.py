@@ -79,12 +79,12 @@ def _write_folds(data: DataArguments, output_dir: Path) -> list[Path]:
     """A table for each fold, whose test part it is."""
     rows = load_data(data)["all"]
     labels = np.array(rows["label"][:])
+    output_dir.mkdir(parents=True, exist_ok=True)
     tables = []
     for fold, (_, tested) in enumerate(splits(labels, folds=FOLDS)):
         table = pd.DataFrame({"image": rows["file"][:], "label": labels, "split": "train"})
         table.loc[tested, "split"] = "test"
         tables.append(output_dir / f"fold-{fold}.csv")
-        output_dir.mkdir(parents=True, exist_ok=True)
         table.to_csv(tables[-1], index=False)
     return tables
 

@@ -73,7 +73,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder with real/ and fake/")
     parser.add_argument("--pairs", type=int, default=5)
-    add_setting(parser)
+    for name, value in Setting()._asdict().items():
+        choices = PRECISIONS if name == "precision" else None
+        parser.add_argument(f"--{name}", type=type(value), default=value, choices=choices)
     arguments = vars(parser.parse_args())
     images, pairs = (arguments.pop(name) for name in ("images", "pairs"))
     setting = Setting(**arguments)
@@ -104,15 +106,6 @@ def main() -> None:
         machine=machine(),
         rows=rows,
     )
-
-
-def add_setting(parser: argparse.ArgumentParser) -> None:
-    """A flag for each field of `Setting`."""
-    for name, value in Setting()._asdict().items():
-        parser.add_argument(f"--{name}", type=type(value), default=value, choices=_CHOICES.get(name))
-
-
-_CHOICES = {"precision": PRECISIONS}
 
 
 def copy_images(source: Path, target: Path, count: int) -> str:

@@ -36,6 +36,18 @@ def whole(path: Path) -> Iterator[Path]:
         _remove(partial)
 
 
+def require_empty(output_dir: Path) -> None:
+    """Refuse a folder that holds something, or a file; an empty folder makes way for what is written whole.
+
+    Raises:
+        InputError: If so.
+    """
+    if output_dir.is_dir() and not any(output_dir.iterdir()):
+        output_dir.rmdir()
+    elif output_dir.exists():
+        raise InputError(f"{output_dir}: stands there already and is no empty folder; choose another --output_dir.")
+
+
 def require_table_suffix(path: Path) -> None:
     """Refuse a name that `save_table` cannot write to, before there is anything to lose.
 

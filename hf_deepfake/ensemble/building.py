@@ -15,7 +15,7 @@ from hf_deepfake.arguments import DataArguments
 from hf_deepfake.data.fingerprints import load_training_images, save_training_images
 from hf_deepfake.ensemble.choosing import choice_table, choose_fit
 from hf_deepfake.ensemble.fitting import Fit
-from hf_deepfake.ensemble.fusing import apply_fusion, fuse_tables, load_fusion, require_empty
+from hf_deepfake.ensemble.fusing import apply_fusion, fuse_tables, load_fusion
 from hf_deepfake.ensemble.hub.configuration_deepfake_ensemble import VOTINGS, EnsembleConfig
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import EnsembleImageProcessor
 from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import EnsembleForImageClassification
@@ -33,7 +33,7 @@ from hf_deepfake.models.exported import refuse_exported
 from hf_deepfake.models.heads import single_detector, view_settings
 from hf_deepfake.printing import printable
 from hf_deepfake.publishing.card import save_card
-from hf_deepfake.writing import require_table_suffix, save_table, whole
+from hf_deepfake.writing import require_empty, require_table_suffix, save_table, whole
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from hf_deepfake.ensemble.reading import read_members
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.benchmark import environment, save_results
 from hf_deepfake.evaluation.tables import metrics_markdown
-from hf_deepfake.writing import whole
+from hf_deepfake.writing import require_empty, whole
 
 DEFAULTS = {"calibration": "platt"}  # foreign detectors are shifted too, which a temperature does not cure
 
@@ -56,14 +56,6 @@ def fuse_tables(tables: Sequence[str], output_dir: Path, **choices: Any) -> dict
         (folder / "README.md").write_text(_card(results), encoding="utf-8")
         save_results(results, folder)
     return results
-
-
-def require_empty(output_dir: Path) -> None:
-    """Refuse a folder that holds something, or a file; an empty folder makes way for what is written whole."""
-    if output_dir.is_dir() and not any(output_dir.iterdir()):
-        output_dir.rmdir()
-    elif output_dir.exists():
-        raise InputError(f"{output_dir}: stands there already and is no empty folder; choose another --output_dir.")
 
 
 def apply_fusion(folder: Path, tables: Sequence[str]) -> pd.DataFrame:

@@ -21,7 +21,6 @@ from hf_deepfake.data.loading import load_data
 from hf_deepfake.data.splitting import everything
 from hf_deepfake.ensemble.choosing import choose_fit
 from hf_deepfake.ensemble.fitting import Fit
-from hf_deepfake.ensemble.fusing import require_empty
 from hf_deepfake.ensemble.hub.modeling_deepfake_ensemble import EnsembleForImageClassification
 from hf_deepfake.ensemble.measuring import MEMBER_COLUMN, measure_fit
 from hf_deepfake.errors import InputError
@@ -31,7 +30,7 @@ from hf_deepfake.evaluation.report.settings import last_part
 from hf_deepfake.labels import NAMES
 from hf_deepfake.models.detector import LoadedDetector, load_detector
 from hf_deepfake.publishing.card import save_card
-from hf_deepfake.writing import whole
+from hf_deepfake.writing import require_empty, whole
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from hf_deepfake.data.fingerprints import load_training_images, save_training_images
 from hf_deepfake.data.inputs import named_images
-from hf_deepfake.ensemble.fusing import require_empty
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import (
     EnsembleImageProcessor,
     UnreadableImageError,
@@ -36,7 +35,7 @@ from hf_deepfake.models.exported import (
 from hf_deepfake.models.heads import as_ensemble
 from hf_deepfake.printing import printable
 from hf_deepfake.serving.graph import quantize, save_onnx, to_openvino
-from hf_deepfake.writing import whole
+from hf_deepfake.writing import require_empty, whole
 
 PRECISIONS = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "fp16", "bf16")}
 """What each format can be written in; `fp32` unless another is asked for."""

@@ -128,9 +128,9 @@ def train(
     if training.device.type == "cpu":
         keep_freed_memory()
     PartialState().wait_for_everyone()  # no process writes before all have looked
+    named_transforms(augmentation.transforms, augmentation.transforms_strength)  # a wrong name fails before long work
     teacher = load_teacher(distillation)
     set_seed(training.seed)
-    named_transforms(augmentation.transforms, augmentation.transforms_strength)  # a wrong name fails before long work
     splits, stream, skipped = _read(data, augmentation, training)
     replay = None
     if continuing.init_from is not None:
