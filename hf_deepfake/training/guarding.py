@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from hf_deepfake.errors import InputError
 from hf_deepfake.printing import first_line, printable
 from hf_deepfake.training.resuming import complete_checkpoints, drop_checkpoints
+from hf_deepfake.training.sampling import SharedBatches
 
 _MOST_NAMED = 5
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -22,12 +23,18 @@ def check_last_batch(detector: PreTrainedModel, images: int, args: TrainingArgum
     """Refuse to leave one image for an epoch's last batch where batch norm would have no other to compare it with.
 
     Raises:
-        InputError: If so.
+        InputError: If so, or if a process would have none at all.
     """
-    batch = args.per_device_train_batch_size
-    kept = args.world_size == 1 and not args.dataloader_drop_last  # several processes fill their last batches up
-    alone = batch == 1 or (kept and images % batch == 1)
-    if alone and getattr(detector.config, "mlp_head", {}).get("batch_norm"):
+    batch, processes = args.per_device_train_batch_size, args.world_size
+    if images < processes:
+        raise InputError(f"{images} training images are too few for {processes} processes; launch fewer.")
+    if batch == 1 or args.dataloader_drop_last:
+        smallest = batch
+    elif processes == 1:
+        smallest = images % batch or batch
+    else:
+        smallest = min(map(len, SharedBatches(range(images), batch, processes)))
+    if smallest == 1 and getattr(detector.config, "mlp_head", {}).get("batch_norm"):
         raise InputError(
             f"--per_device_train_batch_size {batch}: of {images} training images an epoch's last batch has one, which the "
             "batch norm of --head_batch_norm cannot do with; take another size, or --dataloader_drop_last true."

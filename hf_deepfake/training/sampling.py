@@ -1,6 +1,6 @@
-"""Which images an epoch draws, where classes or sources are of unequal size."""
+"""Which images an epoch draws where classes or sources are of unequal size, and how processes share them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 import pandas as pd
@@ -82,3 +82,35 @@ class BalancedSampler(torch.utils.data.Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng([self.seed, self.epoch()])
         yield from generator.choice(len(self), size=len(self), p=self.shares).tolist()
+
+
+class SharedBatches(torch.utils.data.BatchSampler):
+    """Batches of which several processes take one each in turn, where every image of the epoch is in one batch alone.
+
+    accelerate fills the last batches up with images that the epoch has had. Here they are of nearly equal size instead,
+    and where one process would get a single image or none, those of the turn before as well: a step is the same images
+    in any number of processes, but for these last two.
+
+    Args:
+        sampler: Draws the images of an epoch, alike in every process.
+        batch_size: Of a process, at least 2.
+        processes: At most as many as there are images.
+    """
+
+    def __init__(self, sampler: Collection[int], batch_size: int, processes: int) -> None:
+        super().__init__(sampler, batch_size, drop_last=False)
+        self.images, self.processes = len(sampler), processes
+
+    def __len__(self) -> int:
+        return -(-self.images // (self.batch_size * self.processes)) * self.processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        drawn = list(self.sampler)
+        in_full = self.images // self.batch_size // self.processes * self.processes
+        if in_full and 0 < self.images - in_full * self.batch_size < 2 * self.processes:
+            in_full -= self.processes
+        for batch in range(in_full):
+            yield drawn[batch * self.batch_size : (batch + 1) * self.batch_size]
+        if in_full < len(self):
+            for last in np.array_split(drawn[in_full * self.batch_size :], len(self) - in_full):
+                yield last.tolist()

@@ -37,8 +37,12 @@ def test_a_last_batch_of_one_image_is_refused_under_a_batch_norm_of_vectors(
     check_last_batch(build_tiny_vit(32), 28, options(tmp_path, per_device_train_batch_size=9))
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
     check_last_batch(detector, 28, options(tmp_path, per_device_train_batch_size=9))
-    with pytest.raises(InputError, match="--per_device_train_batch_size 1: of 28"):
-        check_last_batch(detector, 28, options(tmp_path, per_device_train_batch_size=1))
+    for batch_size in (1, 3):  # of 25 images two processes would share the last 7 as 2, 2, 2 and 1
+        with pytest.raises(InputError, match=f"--per_device_train_batch_size {batch_size}: of 25"):
+            check_last_batch(detector, 25, options(tmp_path, per_device_train_batch_size=batch_size))
+    check_last_batch(detector, 28, options(tmp_path, per_device_train_batch_size=3))
+    with pytest.raises(InputError, match="1 training images are too few for 2 processes"):
+        check_last_batch(build_tiny_vit(32), 1, options(tmp_path))
 
 
 def test_a_loss_that_is_no_number_names_step_images_and_what_to_do(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from datasets import Dataset
 
 from hf_deepfake import InputError
 from hf_deepfake.arguments import AugmentationArguments, DataArguments, FittingArguments
-from hf_deepfake.training.sampling import BalancedSampler, balanced_shares, check_balancing
+from hf_deepfake.training.sampling import BalancedSampler, SharedBatches, balanced_shares, check_balancing
 
 ROWS = Dataset.from_dict({"label": [0, 1, 1, 1, 1, 1], "source": [None, "a", "b", "b", "b", "b"]})
 
@@ -29,6 +29,20 @@ def test_an_epoch_has_as_many_images_as_ever_and_as_many_of_either_class() -> No
     drawn = list(BalancedSampler(balanced_shares(Dataset.from_dict({"label": labels}), "class"), 0, lambda: 0))
     assert len(drawn) == 1000
     assert 420 < sum(labels[index] == 0 for index in drawn) < 580
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(4, 2), (3, 3), (16, 4), (2, 2), (64, 8)])
+def test_processes_share_an_epoch_in_as_many_turns_and_no_image_twice(batch_size: int, processes: int) -> None:
+    for images in range(processes, 150):
+        batches = SharedBatches(range(images), batch_size, processes)
+        shared = list(batches)
+        assert len(shared) == len(batches) == -(-images // (batch_size * processes)) * processes
+        assert sorted(row for batch in shared for row in batch) == list(range(images))
+        sizes = [len(batch) for batch in shared]
+        assert all(0 < size <= batch_size for size in sizes), images
+        assert set(sizes[: -2 * processes]) <= {batch_size}
+        if batch_size > 3 and images > 2 * processes:
+            assert min(sizes) > 1, images
 
 
 def test_sources_have_to_be_known() -> None:
