@@ -1,4 +1,4 @@
-"""Every recipe for a CPU that needs nothing but images, side by side on one split.
+"""Every recipe for a CPU that needs nothing but images, and of those a teacher, side by side on one split.
 
 python benchmarks/cpu_recipes.py --data DIR [--output_dir runs/cpu-recipes]
 
@@ -23,8 +23,11 @@ RECIPES = (
     "efficientnet_lite0",
     "mobilenetv2",
     "mnasnet",
+    "distilled",
+    "distilled --distillation_alpha 0",  # the same student without its teacher
     "probe --train full --learning_rate 3e-4 --num_train_epochs 8",  # cpu_fourier without its supervision
 )
+TEACHER = "fourier"
 
 
 def main() -> None:
@@ -37,6 +40,8 @@ def main() -> None:
     for recipe in RECIPES:
         name, *changes = recipe.split()
         config = str(ROOT / "recipes" / "configs" / f"cpu_{name}.yaml")
+        if name == "distilled":
+            changes += ["--teacher", str(arguments.output_dir / TEACHER)]
         flags = ["--config", config, "--dataset_name", arguments.data, "--test_share", "0.2", *changes]
         results = train_once(arguments.output_dir / recipe.replace(" --", "-").replace(" ", "-"), flags)
         figures = {words: format_metric(results["metrics"]["test"], metric) for metric, words in COLUMNS.items()}
