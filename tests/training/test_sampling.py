@@ -1,10 +1,18 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+from accelerate import Accelerator
+from conftest import build_tiny_vit
 from datasets import Dataset
+from transformers import ViTImageProcessor
 
 from hf_deepfake import InputError
 from hf_deepfake.arguments import AugmentationArguments, DataArguments, FittingArguments
+from hf_deepfake.data.mixing import MixingCollator
+from hf_deepfake.training.arguments import DetectorTrainingArguments
 from hf_deepfake.training.sampling import BalancedSampler, SharedBatches, balanced_shares, check_balancing
+from hf_deepfake.training.trainer import build_trainer
 
 ROWS = Dataset.from_dict({"label": [0, 1, 1, 1, 1, 1], "source": [None, "a", "b", "b", "b", "b"]})
 
@@ -43,6 +51,32 @@ def test_processes_share_an_epoch_in_as_many_turns_and_no_image_twice(batch_size
         assert set(sizes[: -2 * processes]) <= {batch_size}
         if batch_size > 3 and images > 2 * processes:
             assert min(sizes) > 1, images
+
+
+@pytest.mark.parametrize("by", [None, "class"])
+def test_what_a_trainer_gives_two_processes_is_what_one_would_get(
+    by: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Dataset.from_dict({"label": [0] * 9 + [1] * 14})
+
+    def batches(processes: int, process: int) -> list[list[int]]:
+        monkeypatch.setattr(Accelerator, "num_processes", processes)
+        monkeypatch.setattr(Accelerator, "process_index", process)
+        options = DetectorTrainingArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=8 // processes)
+        views = {"train": rows, "validation": rows}
+        collator = MixingCollator(AugmentationArguments())
+        fitting = FittingArguments(balanced_sampling=by)
+        trainer = build_trainer(build_tiny_vit(32), ViTImageProcessor(), views, collator, fitting, options, rows)
+        return list(trainer.get_train_dataloader().batch_sampler)
+
+    alone, first, second = batches(1, 0), batches(2, 0), batches(2, 1)
+    assert [len(batch) for batch in alone] == [8, 8, 7]
+    assert (
+        [len(batch) for batch in first] == [len(batch) + (step == 2) for step, batch in enumerate(second)] == [4, 4, 4]
+    )
+    assert [sorted(own + other) for own, other in zip(first, second, strict=True)] == [
+        sorted(batch) for batch in alone
+    ]
 
 
 def test_sources_have_to_be_known() -> None:
