@@ -1,5 +1,6 @@
 """What the machine can do: precision, compilation, memory, and processes that read images."""
 
+import datetime
 import logging
 import os
 import sys
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -101,7 +103,7 @@ class BatchSizeNotice(TrainerCallback):
 
 
 @contextmanager
-def memory_advice(training: TrainingArguments) -> Iterator[None]:
+def memory_advice(work: str, advice: str) -> Iterator[None]:
     """Say what to do where the memory does not suffice.
 
     Raises:
@@ -112,8 +114,34 @@ def memory_advice(training: TrainingArguments) -> Iterator[None]:
     except RuntimeError as error:
         if not should_reduce_batch_size(error) and "No executable batch size" not in str(error):
             raise
-        raise InputError(
-            f"out of memory in training with batches of {training.per_device_train_batch_size}: pass "
-            "--auto_find_batch_size true, or a smaller --per_device_train_batch_size with --gradient_accumulation_steps; "
-            "--activation_checkpointing true and a smaller --image_size need less too."
-        ) from error
+        raise InputError(f"out of memory in {work}: pass {advice}; a smaller --image_size needs less too.") from error
+
+
+class SharedShortage:
+    """Lets several processes take smaller batches together, and stops where one alone ran out of memory.
+
+    The others would wait for its gradients, and it for theirs of the smaller batch.
+
+    Args:
+        patience: Seconds in which all have to run out.
+    """
+
+    def __init__(self, patience: float = 60) -> None:
+        timeout = datetime.timedelta(seconds=patience)
+        self.group: Any = dist.new_group(timeout=timeout, backend="gloo")  # on which nothing is waited for but this
+
+    def __call__(self, error: RuntimeError, batch_size: int) -> None:
+        """Wait where `error` is of memory until all processes have the like.
+
+        Raises:
+            InputError: If the others have memory left.
+        """
+        if not should_reduce_batch_size(error):
+            return
+        try:
+            dist.barrier(self.group)
+        except RuntimeError:
+            raise InputError(
+                f"process {dist.get_rank()} alone ran out of memory, and --auto_find_batch_size shrinks the batches of "
+                f"all or none: pass a --per_device_train_batch_size below {batch_size}."
+            ) from error

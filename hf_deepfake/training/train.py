@@ -213,7 +213,11 @@ def _fit(trainer: DetectorTrainer, run: Path, checkpoint: str | None, forced: bo
         trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         return
     try:
-        with memory_advice(trainer.args):
+        with memory_advice(
+            f"training with batches of {trainer.args.per_device_train_batch_size}",
+            "--auto_find_batch_size true, or a smaller --per_device_train_batch_size with --gradient_accumulation_steps, or "
+            "--activation_checkpointing true",
+        ):
             trainer.train(resume_from_checkpoint=checkpoint)
     except BaseException:
         if trainer.is_world_process_zero() and trainer.state.log_history:

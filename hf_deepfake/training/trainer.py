@@ -40,7 +40,7 @@ from hf_deepfake.training.arguments import DetectorTrainingArguments
 from hf_deepfake.training.averaging import WeightAveraging
 from hf_deepfake.training.callbacks import EarlyStopping, LiveTable
 from hf_deepfake.training.continual import OLD_VALIDATION
-from hf_deepfake.training.devices import BatchSizeNotice, check_checkpointing
+from hf_deepfake.training.devices import BatchSizeNotice, SharedShortage, check_checkpointing, memory_advice
 from hf_deepfake.training.distillation import Distillation, Lessons
 from hf_deepfake.training.freezing import Unfreezing, parameter_groups, trained_parameters
 from hf_deepfake.training.guarding import check_last_batch, check_weights, disk_watched, refuse_loss
@@ -84,6 +84,7 @@ class DetectorTrainer(Trainer):
         self._unchecked: deque[tuple[torch.Tensor, torch.Tensor | list[str], int]] = deque()
         super().__init__(*args, **kwargs)
         self.losses_in_flight = 0 if self.args.device.type == "cpu" else 1
+        self.shortage = SharedShortage() if self.args.world_size > 1 and self.args.auto_find_batch_size else None
         self.save_total_limit = self.args.save_total_limit
         self.args.save_total_limit = None  # Trainer would delete the old checkpoint before the new one is whole
         if self.averaging is not None:
@@ -116,7 +117,12 @@ class DetectorTrainer(Trainer):
         loss at once is to wait for the GPU, which then waits for the next batch.
         """
         rows = inputs.pop("rows", [])
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        try:
+            loss = super().training_step(model, inputs, *args, **kwargs)
+        except RuntimeError as error:
+            if self.shortage is not None:
+                self.shortage(error, self._train_batch_size)
+            raise
         self._unchecked.append((loss, rows, self.state.global_step + 1))
         self._check_losses(self.losses_in_flight)
         return loss
@@ -246,7 +252,8 @@ class DetectorTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Trainer's own, of the averaged weights where they are averaged, and of what is saved in every process."""
-        with self._averaged():
+        batches = f"evaluation with batches of {self.args.per_device_eval_batch_size}"
+        with self._averaged(), memory_advice(batches, "a smaller --per_device_eval_batch_size"):
             if self.args.world_size > 1 and not self.is_fsdp_enabled:
                 broadcast(list(self.model.buffers()))  # batch-norm statistics, which are each process's own
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from conftest import assert_same_weights, save_tiny_vit, training_arguments
 from safetensors.torch import load_file
@@ -23,6 +24,7 @@ from hf_deepfake.training import devices, losses
 from hf_deepfake.training import train as training_module
 from hf_deepfake.training.arguments import DetectorTrainingArguments
 from hf_deepfake.training.train import train
+from hf_deepfake.training.trainer import build_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
@@ -60,11 +62,66 @@ def test_out_of_memory_says_what_to_do(image_folder: Path, tmp_path: Path, monke
         train(*training_arguments(image_folder, tmp_path / "run"))
 
 
+def test_out_of_memory_in_an_evaluation_names_its_own_batches(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = losses.cross_entropy
+
+    def failing(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return loss(*args, **kwargs)
+
+    monkeypatch.setattr("hf_deepfake.training.trainer.cross_entropy", failing)
+    choices = {"auto_find_batch_size": True, "per_device_eval_batch_size": 8}
+    with pytest.raises(InputError, match=r"in evaluation .* of 8: pass a smaller --per_device_eval_batch_size"):
+        train(*training_arguments(image_folder, tmp_path / "run", **choices))
+
+
+def test_a_process_asks_the_others_before_it_takes_smaller_batches(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def built(*args: Any, **kwargs: Any) -> Any:
+        trainer = build_trainer(*args, **kwargs)
+        trainer.shortage = lambda error, batch_size: asked.append(batch_size)  # type: ignore[assignment,func-returns-value]
+        return trainer
+
+    monkeypatch.setattr(training_module, "build_trainer", built)
+    out_of_memory(monkeypatch, 6)
+    train(*training_arguments(image_folder, tmp_path / "run", auto_find_batch_size=True))
+    assert asked == [8, 7]
+
+
+def run_out(rank: int, store: str) -> None:
+    """What each of two processes does: run out of memory together, then one alone, then the other."""
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    error = torch.OutOfMemoryError("CUDA out of memory.")
+    devices.SharedShortage()(error, 8)
+    for alone in range(2):
+        shortage = devices.SharedShortage(patience=1)
+        shortage(RuntimeError("something else"), 8)
+        if rank == alone:
+            with pytest.raises(
+                InputError, match=f"process {rank} alone ran out .*--per_device_train_batch_size below 8"
+            ):
+                shortage(error, 8)
+        dist.barrier()
+
+
+@pytest.mark.slow  # two processes import torch and wait for each other
+def test_several_processes_take_smaller_batches_together_or_not_at_all(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(run_out, (f"file://{tmp_path / 'store'}",), nprocs=2)
+
+
 def test_no_batch_size_at_all_is_said_as_well() -> None:
-    options = SimpleNamespace(per_device_train_batch_size=4)
-    with pytest.raises(InputError, match="batches of 4"), devices.memory_advice(options):  # type: ignore[arg-type]
+    with (
+        pytest.raises(InputError, match="out of memory in training: pass less;"),
+        devices.memory_advice("training", "less"),
+    ):
         raise RuntimeError("No executable batch size found, reached zero.")
-    with pytest.raises(RuntimeError, match="else"), devices.memory_advice(options):  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="else"), devices.memory_advice("training", "less"):
         raise RuntimeError("something else")
 
 
