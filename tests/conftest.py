@@ -179,10 +179,12 @@ def train_until(step: int, arguments: tuple[Any, ...]) -> None:
 
 def launch(config: str, flags: Sequence[str], **environment: str) -> None:
     """Train in processes of their own, as many as an accelerate configuration of `recipes/` says."""
-    recipes = Path(__file__).resolve().parents[1] / "recipes"
+    tests = Path(__file__).resolve().parent
+    recipes = tests.parent / "recipes"
     start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    command = [*start, str(recipes / "accelerate" / f"{config}.yaml"), str(recipes / "train.py"), *flags]
-    surroundings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(recipes.parent)} | environment
+    script = tests / "fsdp_on_a_cpu.py" if config == "fsdp" else recipes / "train.py"
+    command = [*start, str(recipes / "accelerate" / f"{config}.yaml"), str(script), *flags]
+    surroundings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests.parent)} | environment
     done = subprocess.run(command, env=surroundings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 

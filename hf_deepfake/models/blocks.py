@@ -2,6 +2,8 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from timm.models import group_parameters
@@ -53,6 +55,21 @@ def _transformers_blocks(detector: PreTrainedModel) -> list[list[str]]:
     return [*(block for block in blocks if block), head]
 
 
+def block_classes(detector: PreTrainedModel) -> list[str]:
+    """Names of the classes that a detector's blocks are of, each of which FSDP makes a shard; none where timm does not tell."""
+    try:
+        blocks = parameter_blocks(detector)[:-1]
+    except InputError:
+        return []
+    classes = set()
+    for names in blocks:
+        shared = _shared([name.split(".")[:-1] for name in names])
+        block = detector.get_submodule(".".join(shared))
+        if any(part.isdigit() for part in shared) and not isinstance(block, nn.Sequential | nn.ModuleList):
+            classes.add(type(block).__name__)
+    return sorted(classes)
+
+
 def lower_half(detector: PreTrainedModel) -> list[list[str]]:
     """The first half of `parameter_blocks`."""
     blocks = parameter_blocks(detector)
@@ -64,7 +81,12 @@ def middle_block(detector: PreTrainedModel) -> nn.Module:
     names = [name.split(".")[:-1] for name in lower_half(detector)[-1]]
     most = Counter(tuple(name[:2]) for name in names).most_common(1)[0][0]  # without what leads to the next block
     inside = [name for name in names if tuple(name[:2]) == most]
-    shared = [parts[0] for parts in zip(*inside, strict=False) if len(set(parts)) == 1]
+    shared = _shared(inside)
     while shared and not shared[-1].isdigit() and any(part.isdigit() for part in shared):
         shared.pop()  # a part of the block, before it is added to what skips it
     return detector.get_submodule(".".join(shared))
+
+
+def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
+    """How all paths begin."""
+    return [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))]

@@ -33,6 +33,7 @@ from hf_deepfake.data.seeding import SeededCollator, SeededRows
 from hf_deepfake.data.transforms import collate
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.metrics import detection_metrics
+from hf_deepfake.models.blocks import block_classes
 from hf_deepfake.models.checkpoints import is_plain, load_unmerged, save_checkpoint, save_unmerged
 from hf_deepfake.printing import first_line
 from hf_deepfake.publishing.push import hub_errors, push_checkpoint
@@ -254,7 +255,7 @@ class DetectorTrainer(Trainer):
         """Trainer's own, of the averaged weights where they are averaged, and of what is saved in every process."""
         batches = f"evaluation with batches of {self.args.per_device_eval_batch_size}"
         with self._averaged(), memory_advice(batches, "a smaller --per_device_eval_batch_size"):
-            if self.args.world_size > 1 and not self.is_fsdp_enabled:
+            if self.args.world_size > 1:
                 broadcast(list(self.model.buffers()))  # batch-norm statistics, which are each process's own
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
@@ -344,6 +345,8 @@ def build_trainer(
         callbacks=callbacks,
         fitting=fitting,
     )
+    if trainer.is_fsdp_enabled:
+        detector._no_split_modules = block_classes(detector)
     if fitting.balanced_sampling is not None and rows is not None:
         trainer.shares = balanced_shares(rows, fitting.balanced_sampling)
     if lessons is not None:

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from hf_deepfake.errors import InputError
-from hf_deepfake.models.blocks import middle_block, parameter_blocks
+from hf_deepfake.models.blocks import block_classes, middle_block, parameter_blocks
 from hf_deepfake.training.freezing import set_trained
 
 NATIVE = [
@@ -93,3 +93,23 @@ def test_the_middle_block_is_whole() -> None:
     assert middle_block(resnet) is resnet.resnet.encoder.stages[0].layers[1]
     vit = build_tiny_vit(32)
     assert middle_block(vit) is vit.vit.layers[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("vit_tiny_patch16_224", ["Block"]),
+        ("resnet18", ["BasicBlock"]),
+        ("tf_efficientnet_lite0", ["DepthwiseSeparableConv", "InvertedResidual"]),
+        ("swin_tiny_patch4_window7_224", ["SwinTransformerBlock", "SwinTransformerStage"]),
+        ("densenet121", []),  # its blocks have no container but the network
+        ("poolformer_s12", []),  # does not tell
+    ],
+)
+def test_shards_are_blocks_and_no_containers(name: str, classes: list[str]) -> None:
+    with torch.device("meta"):
+        assert block_classes(timm_detector(name)) == classes
+
+
+def test_shards_of_a_network_of_transformers_are_its_layers() -> None:
+    assert block_classes(build_tiny_vit(32)) == ["ViTLayer"]

@@ -352,11 +352,33 @@ def test_two_processes_write_the_files_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # two processes import torch and wait for each other
-def test_what_two_processes_measure_is_what_they_save(tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["hf_vit", "test_vit"])
+def test_two_processes_that_share_a_network_train_as_one_does(architecture: str, tmp_path: Path) -> None:
+    """Through the shipped configuration of FSDP, here on a CPU; gathered checkpoints are like any other."""
+    data = tmp_path / "data"
+    for split, count in (("train", 8), ("validation", 4), ("test", 5)):
+        draw_folder(data / split, count)
+    base = save_tiny_vit(tmp_path / "base") if architecture == "hf_vit" else architecture
+    choices = {"model_name_or_path": base, "transforms": "none", "learning_rate": 1e-3, "use_cpu": None}
+    choices |= {"keep_checkpoints": True, "per_device_eval_batch_size": 4}
+    for config, batch in (("cpu", 8), ("fsdp", 4)):
+        launch(config, training_flags(data, tmp_path / config, per_device_train_batch_size=batch, **choices))
+    checkpoints = [
+        sorted(path.name for path in (tmp_path / config).glob("checkpoint-*")) for config in ("cpu", "fsdp")
+    ]
+    assert checkpoints[0] == checkpoints[1]
+    assert (tmp_path / "fsdp" / checkpoints[1][-1] / "pytorch_model_fsdp.bin").is_file()  # so it was shared indeed
+    one, two = (pd.read_parquet(tmp_path / config / "predictions" / "test.parquet") for config in ("cpu", "fsdp"))
+    np.testing.assert_allclose(two["logit_fake"], one["logit_fake"], atol=1e-4)
+
+
+@pytest.mark.slow  # two processes import torch and wait for each other
+@pytest.mark.parametrize("config", ["cpu_2_processes", "fsdp"])
+def test_what_two_processes_measure_is_what_they_save(config: str, tmp_path: Path) -> None:
     """Batch-norm statistics are each process's own, and the first one's are saved."""
     data = draw_folder(tmp_path / "data", 40)
     choices = {"learning_rate": 0.03, "per_device_train_batch_size": 4, "use_cpu": None, "num_train_epochs": 1}
-    launch("cpu_2_processes", training_flags(data, tmp_path / "run", **choices))
+    launch(config, training_flags(data, tmp_path / "run", **choices))
     log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
     logged = next(entry["eval_validation_log_loss"] for entry in log if "eval_validation_log_loss" in entry)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
