@@ -322,6 +322,8 @@ def build_trainer(
         check_last_batch(detector, len(rows), training)
     tuning = tuning or TuningArguments()
     stages = prepare_tuning(detector, tuning, views["validation"])
+    if len(stages) > 1:
+        training.ddp_find_unused_parameters = True  # what is not trained yet has no gradient to wait for
     callbacks: list[TrainerCallback] = [BatchSizeNotice()] if training.auto_find_batch_size else []
     if fitting.early_stopping_patience is not None:
         callbacks.append(EarlyStopping(fitting.early_stopping_patience))

@@ -51,11 +51,6 @@ def _check_unfreezing(stages: list[Stage], data: DataArguments, training: Detect
         raise InputError("--unfreeze_at: a stream has no epochs; leave --streaming out.")
     if training.max_steps <= 0:
         check_last_stage(stages, training.num_train_epochs)
-    if training.world_size > 1:
-        raise InputError(
-            f"--unfreeze_at: {training.world_size} processes agree on what is trained when they start; train in one, or "
-            "in two runs, the second from the first one's checkpoint."
-        )
 
 
 def _check_fourier(
@@ -98,7 +93,7 @@ def prepare_tuning(detector: PreTrainedModel, tuning: TuningArguments, views: An
         rank = tuning.lora_rank or 8
         pixel_values = torch.as_tensor(views[0]["pixel_values"])[None].to(detector.device)
         add_adapters(detector, rank, tuning.lora_alpha or 2 * rank, pixel_values)
-    for stage in reversed(stages):  # all, so that a number of blocks that is too large is told of now
+    for stage in stages:  # all, so that a number of blocks that is too large is told of now
         set_trained(detector, stage.train)
     if tuning.fourier_weight > 0:
         lower = {name for names in lower_half(detector) for name in names}

@@ -6,7 +6,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import assert_same_weights, build_tiny_vit, save_tiny_vit, train_until, training_arguments
+from conftest import (
+    assert_same_weights,
+    build_tiny_vit,
+    draw_folder,
+    launch,
+    save_tiny_vit,
+    train_until,
+    training_arguments,
+    training_flags,
+)
+from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, TrainerCallback
 
 from hf_deepfake.arguments import DataArguments, TuningArguments
@@ -59,20 +69,33 @@ def test_a_stream_has_no_epochs_to_go_by(choices: dict[str, Any], message: str, 
         check_tuning(TuningArguments(**choices), DataArguments("images", streaming=True), training)
 
 
-@pytest.mark.parametrize(
-    ("name", "count", "choices", "message"),
-    [
-        ("world_size", 2, {"train": "probe", "unfreeze_at": ["1:full"]}, "--unfreeze_at: 2 processes agree"),
-        ("n_gpu", 4, {"fourier_weight": 1.0}, "--fourier_weight 1.0: 4 GPUs in one process"),
-    ],
-)
-def test_several_devices_are_refused_where_one_would_not_hear_of_it(
-    name: str, count: int, choices: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_fourier_supervision_is_refused_where_several_gpus_share_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = DetectorTrainingArguments(str(tmp_path / "run"), use_cpu=True)
-    monkeypatch.setattr(DetectorTrainingArguments, name, count)
-    with pytest.raises(InputError, match=message):
-        check_tuning(TuningArguments(**choices), DataArguments("images"), training)
+    monkeypatch.setattr(DetectorTrainingArguments, "n_gpu", 4)
+    with pytest.raises(InputError, match=r"--fourier_weight 1\.0: 4 GPUs in one process"):
+        check_tuning(TuningArguments(fourier_weight=1.0), DataArguments("images"), training)
+
+
+@pytest.mark.slow  # two processes import torch and wait for each other
+def test_two_processes_unfreeze_as_one_does(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for split, count in (("train", 8), ("validation", 4), ("test", 4)):
+        draw_folder(data / split, count)
+    choices = {"model_name_or_path": save_tiny_vit(tmp_path / "base"), "transforms": "none", "learning_rate": 1e-3}
+    choices |= {"train": "probe", "unfreeze_at": ["1:head+1", "2:full"], "num_train_epochs": 4, "use_cpu": None}
+    choices |= {"activation_checkpointing": True, "keep_checkpoints": True}
+    for config, batch in (("cpu", 8), ("cpu_2_processes", 4)):
+        launch(config, training_flags(data, tmp_path / config, per_device_train_batch_size=batch, **choices))
+    one, two = (
+        load_file(tmp_path / config / "checkpoint-8" / "model.safetensors") for config in ("cpu", "cpu_2_processes")
+    )
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    for name, tensor in two.items():
+        assert not torch.equal(tensor, base[name]), name
+        if "key.bias" not in name:  # on which nothing depends, so that its gradient is rounding alone
+            torch.testing.assert_close(tensor, one[name], rtol=1e-4, atol=1e-5)
 
 
 def test_fourier_supervision_of_nothing_that_is_trained_is_refused() -> None:
