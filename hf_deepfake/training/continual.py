@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from rich.table import Table
-from transformers import AutoConfig
+from transformers import AutoConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_deepfake import labels
 from hf_deepfake.arguments import AugmentationArguments, ContinuingArguments, DataArguments
@@ -189,23 +189,38 @@ def _joined(new: Dataset, old: Dataset) -> Dataset:
     return concatenate_datasets([new.select_columns(columns), old.select_columns(columns)])
 
 
-def measure_before(
-    trainer: Any, views: Mapping[str, Any], splits: DatasetDict, run: Path, resumed: bool
-) -> dict[str, Any]:
-    """Metrics of the earlier detector on new and old validation images, kept in `BEFORE` for a resumed run."""
-    path = run / BEFORE
-    if resumed and path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
-    before = {}
-    for name in ("validation", OLD_VALIDATION):
-        if name in splits:
-            output = trainer.predict(views[name])
-            before[name] = benchmark_metrics(predictions_table(splits[name], np.asarray(output.predictions)))
-    if trainer.is_world_process_zero():
-        with whole(path) as partial:
-            partial.write_text(json.dumps(before), encoding="utf-8")
-    return before
+class MeasureBefore(TrainerCallback):
+    """Keeps metrics of the earlier detector on new and old validation images in `BEFORE`.
+
+    Where the training begins, and not sooner: what accelerate has prepared to be scored is then not prepared to be
+    trained, and several processes would train a detector each. A resumed run has them already.
+
+    Args:
+        trainer: Scores the images.
+        views: Images by split as the detector reads them.
+        splits: The same images with their labels.
+        run: Run directory.
+    """
+
+    def __init__(self, trainer: Any, views: Mapping[str, Any], splits: DatasetDict, run: Path) -> None:
+        self.trainer, self.views, self.splits, self.run = trainer, views, splits, run
+        self.measured = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure once, also where smaller batches make the training begin again."""
+        if self.measured or state.global_step > 0:
+            return
+        self.measured = True
+        before = {}
+        for name in ("validation", OLD_VALIDATION):
+            if name in self.splits:
+                output = self.trainer.predict(self.views[name])
+                before[name] = benchmark_metrics(predictions_table(self.splits[name], np.asarray(output.predictions)))
+        if state.is_world_process_zero:
+            with whole(self.run / BEFORE) as partial:
+                partial.write_text(json.dumps(before), encoding="utf-8")
 
 
 def forgetting_table(results: Mapping[str, Any]) -> Table:

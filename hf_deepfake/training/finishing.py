@@ -1,5 +1,6 @@
 """What a finished training leaves: the best checkpoint and everything measured of it."""
 
+import json
 import logging
 import shutil
 import time
@@ -18,7 +19,7 @@ from hf_deepfake.models.lora import merge_adapters
 from hf_deepfake.publishing.card import Publication, save_card
 from hf_deepfake.publishing.contents import contents
 from hf_deepfake.publishing.push import push
-from hf_deepfake.training.continual import OLD_VALIDATION
+from hf_deepfake.training.continual import BEFORE, OLD_VALIDATION
 from hf_deepfake.training.resuming import best_checkpoint, drop_checkpoints
 from hf_deepfake.training.trainer import DetectorTrainer
 from hf_deepfake.writing import whole
@@ -74,7 +75,7 @@ def finish(
         "environment": environment(trainer.args.world_size),
     }
     if continual is not None:
-        results["continual"] = continual
+        results["continual"] = continual | {"before": json.loads((run / BEFORE).read_text(encoding="utf-8"))}
     save_card(results, run)
     save_results(results, run)
     if trainer.args.push_to_hub:

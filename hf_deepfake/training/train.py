@@ -50,12 +50,7 @@ from hf_deepfake.training.arguments import (
     checkpoint_to_resume,
     run_directory,
 )
-from hf_deepfake.training.continual import (
-    check_earlier,
-    forgetting_table,
-    measure_before,
-    with_old_images,
-)
+from hf_deepfake.training.continual import MeasureBefore, check_earlier, forgetting_table, with_old_images
 from hf_deepfake.training.devices import memory_advice
 from hf_deepfake.training.distillation import TEACHER_LOGITS, check_distillation, load_teacher, prepare_lessons
 from hf_deepfake.training.finishing import finish
@@ -175,13 +170,11 @@ def train(
             save_origin(now, run)
             save_recipe(recipe, run / "recipe.yaml")
             drop_checkpoints(run, incomplete_only=True)
-    continual = None
     if replay is not None:
-        before = measure_before(trainer, views, splits, run, resumed=checkpoint is not None)
-        continual = replay.summary | {"before": before}
+        trainer.add_callback(MeasureBefore(trainer, views, splits, run))
     _fit(trainer, run, checkpoint, continuing.resume_anyway)
     with disk_watched(run):
-        finish(trainer, views, splits, started, continual, continuing.keep_checkpoints)
+        finish(trainer, views, splits, started, replay.summary if replay else None, continuing.keep_checkpoints)
     return run
 
 

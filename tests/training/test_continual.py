@@ -2,14 +2,23 @@ import io
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from conftest import add_predictions, draw_folder, draw_image, save_tiny_timm, save_tiny_vit, training_arguments
+from conftest import (
+    add_predictions,
+    draw_folder,
+    draw_image,
+    launch,
+    save_tiny_timm,
+    save_tiny_vit,
+    training_arguments,
+    training_flags,
+)
 from datasets import DatasetDict
 from rich.console import Console
+from transformers import TrainerState
 
 from hf_deepfake import InputError
 from hf_deepfake.arguments import AugmentationArguments, ContinuingArguments, DataArguments, ModelArguments
@@ -21,9 +30,9 @@ from hf_deepfake.recipe import save_recipe
 from hf_deepfake.training.continual import (
     BEFORE,
     OLD_VALIDATION,
+    MeasureBefore,
     check_earlier,
     forgetting_table,
-    measure_before,
     with_old_images,
 )
 from hf_deepfake.training.train import train
@@ -153,11 +162,33 @@ def test_nothing_is_replayed_into_a_stream(earlier: Path, tmp_path: Path) -> Non
 
 def test_what_an_interrupted_run_had_measured_counts_only_where_it_is_resumed(tmp_path: Path) -> None:
     """One that was killed before its first checkpoint may start again from another detector."""
-    (tmp_path / BEFORE).write_text('{"validation": {"roc_auc": 0.6}}')
-    trainer = SimpleNamespace(is_world_process_zero=lambda: True)
-    assert measure_before(trainer, {}, DatasetDict(), tmp_path, resumed=True) == {"validation": {"roc_auc": 0.6}}
-    assert measure_before(trainer, {}, DatasetDict(), tmp_path, resumed=False) == {}
+    measured = '{"validation": {"roc_auc": 0.6}}'
+    (tmp_path / BEFORE).write_text(measured)
+    measuring: Any = MeasureBefore(None, {}, DatasetDict(), tmp_path)
+    measuring.on_train_begin(None, TrainerState(global_step=3), None)
+    assert (tmp_path / BEFORE).read_text() == measured
+    measuring.on_train_begin(None, TrainerState(is_world_process_zero=True), None)
     assert json.loads((tmp_path / BEFORE).read_text()) == {}
+    (tmp_path / BEFORE).write_text(measured)
+    measuring.on_train_begin(None, TrainerState(is_world_process_zero=True), None)  # with smaller batches
+    assert (tmp_path / BEFORE).read_text() == measured
+
+
+@pytest.mark.slow  # two processes import torch and wait for each other
+@pytest.mark.parametrize("config", ["cpu_2_processes", "fsdp"])
+def test_two_processes_go_on_as_one_does(config: str, earlier: Path, tmp_path: Path) -> None:
+    choices = {"init_from": earlier, "replay_share": 0.5, "model_name_or_path": None, "transforms": "none"}
+    choices |= {"learning_rate": 1e-3, "use_cpu": None}
+    data, results = new_images(tmp_path / "new"), []
+    for name, batch in (("cpu", 8), (config, 4)):
+        launch(name, training_flags(data, tmp_path / name, per_device_train_batch_size=batch, **choices))
+        results.append(json.loads((tmp_path / name / "results.json").read_text()))
+    one, two = ((result["continual"]["before"], result["metrics"]) for result in results)
+    for before_or_after in range(2):
+        for split in ("validation", OLD_VALIDATION):
+            loss = one[before_or_after][split]["log_loss"]
+            assert two[before_or_after][split]["log_loss"] == pytest.approx(loss, rel=1e-3)
+    assert one[1]["validation"]["log_loss"] < 0.9 * one[0]["validation"]["log_loss"]
 
 
 def test_self_blended_runs_go_on_as_such(earlier: Path, tmp_path: Path) -> None:
