@@ -149,7 +149,8 @@ class Unfreezing(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Refuse a last stage that never comes, which under `max_steps` is known only now."""
+        """Begin anew, and refuse a last stage that never comes, which under `max_steps` is known only now."""
+        self.train = ""
         check_last_stage(self.stages, state.num_train_epochs)
 
     def on_epoch_begin(

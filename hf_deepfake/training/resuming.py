@@ -75,9 +75,14 @@ def open_again(run: Path, step: int) -> None:
 def complete_checkpoint(run: Path, state: TrainerState, limit: int | None) -> None:
     """Mark the checkpoint of this step as saved to its end, and only then delete what `limit` no longer keeps.
 
-    The latest and the best one stay whatever the limit.
+    The latest and the best one stay whatever the limit. Those of later steps are of a try that was given up, as too large
+    a batch makes Trainer do.
     """
-    (run / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+    latest = run / f"checkpoint-{state.global_step}"
+    (latest / COMPLETE).touch()
+    checkpoints = [Path(path) for path in sort_checkpoints(str(run))]
+    for later in checkpoints[checkpoints.index(latest) + 1 :]:
+        _drop(later)
     best = best_checkpoint(run, state)
     rotate_checkpoints(str(run), limit, str(best) if best is not None else None)
 
@@ -86,8 +91,12 @@ def drop_checkpoints(run: Path, incomplete_only: bool = False) -> None:
     """Delete the folders `checkpoint-N` of a run."""
     for path in map(Path, sort_checkpoints(str(run))):
         if not (incomplete_only and (path / COMPLETE).is_file()):
-            (path / COMPLETE).unlink(missing_ok=True)  # first, so that an interruption leaves none that looks whole
-            shutil.rmtree(path)
+            _drop(path)
+
+
+def _drop(checkpoint: Path) -> None:
+    (checkpoint / COMPLETE).unlink(missing_ok=True)  # first, so that an interruption leaves none that looks whole
+    shutil.rmtree(checkpoint)
 
 
 def best_checkpoint(run: Path, state: TrainerState) -> Path | None:

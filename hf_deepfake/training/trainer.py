@@ -204,6 +204,13 @@ class DetectorTrainer(Trainer):
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         return optimizer
 
+    def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, where several processes agree on all parameters that are ever trained."""
+        if training and self.trained is not None:
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(name in self.trained)
+        return super()._wrap_model(model, training, *args, **kwargs)
+
     def set_initial_training_values(self, args: Any, dataloader: DataLoader[Any]) -> Any:
         """Trainer's own, of which the number of steps in an epoch is kept: with `max_steps` nothing else tells it."""
         values = super().set_initial_training_values(args, dataloader)

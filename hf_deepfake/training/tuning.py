@@ -93,7 +93,7 @@ def prepare_tuning(detector: PreTrainedModel, tuning: TuningArguments, views: An
         rank = tuning.lora_rank or 8
         pixel_values = torch.as_tensor(views[0]["pixel_values"])[None].to(detector.device)
         add_adapters(detector, rank, tuning.lora_alpha or 2 * rank, pixel_values)
-    for stage in stages:  # all, so that a number of blocks that is too large is told of now
+    for stage in reversed(stages):  # all, so that a number of blocks that is too large is told of now
         set_trained(detector, stage.train)
     if tuning.fourier_weight > 0:
         lower = {name for names in lower_half(detector) for name in names}

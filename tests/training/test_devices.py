@@ -1,3 +1,4 @@
+import itertools
 import json
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -23,6 +24,7 @@ from hf_deepfake.models.detector import new_detector
 from hf_deepfake.training import devices, losses
 from hf_deepfake.training import train as training_module
 from hf_deepfake.training.arguments import DetectorTrainingArguments
+from hf_deepfake.training.resuming import complete_checkpoint, complete_checkpoints
 from hf_deepfake.training.train import train
 from hf_deepfake.training.trainer import build_trainer
 
@@ -54,6 +56,29 @@ def test_out_of_memory_shrinks_the_batches_and_lengthens_the_schedule(
     rates = [entry["learning_rate"] for entry in state["log_history"] if "learning_rate" in entry]
     assert rates == pytest.approx([3e-3, 3e-4])
     assert "out of memory: batches of 6 instead of 8" in caplog.text
+
+
+def test_no_checkpoint_of_too_large_batches_passes_for_the_latest(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs of 4 steps go well before batches are too large; then an epoch has 5 steps."""
+    loss, calls = losses.cross_entropy, itertools.count(1)
+    latest: list[str] = []
+
+    def failing(outputs: Any, labels: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if torch.is_grad_enabled() and next(calls) > 8 and len(labels) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return loss(outputs, labels, *args, **kwargs)
+
+    def completed(run: Path, *args: Any) -> None:
+        complete_checkpoint(run, *args)
+        latest.append(complete_checkpoints(run)[-1].name)
+
+    monkeypatch.setattr("hf_deepfake.training.trainer.cross_entropy", failing)
+    monkeypatch.setattr("hf_deepfake.training.trainer.complete_checkpoint", completed)
+    choices = {"auto_find_batch_size": True, "num_train_epochs": 3}
+    train(*training_arguments(image_folder, tmp_path / "run", **choices))
+    assert latest == [f"checkpoint-{step}" for step in (4, 8, 5, 10, 15)]
 
 
 def test_out_of_memory_says_what_to_do(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

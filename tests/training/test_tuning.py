@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,13 +18,14 @@ from conftest import (
     training_flags,
 )
 from safetensors.torch import load_file
-from transformers import AutoModelForImageClassification, TrainerCallback
+from transformers import AutoModelForImageClassification, Trainer, TrainerCallback
 
 from hf_deepfake.arguments import DataArguments, TuningArguments
 from hf_deepfake.data.loading import load_splits
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.predictions import score_images
 from hf_deepfake.models.detector import load_detector
+from hf_deepfake.training import losses
 from hf_deepfake.training import train as training_module
 from hf_deepfake.training.arguments import DetectorTrainingArguments
 from hf_deepfake.training.train import train
@@ -96,6 +98,33 @@ def test_two_processes_unfreeze_as_one_does(tmp_path: Path) -> None:
         assert not torch.equal(tensor, base[name]), name
         if "key.bias" not in name:  # on which nothing depends, so that its gradient is rounding alone
             torch.testing.assert_close(tensor, one[name], rtol=1e-4, atol=1e-5)
+
+
+def test_what_begins_anew_with_smaller_batches_unfreezes_anew(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """And shows several processes all that is ever trained, when they agree on it."""
+    loss, calls, agreed = losses.cross_entropy, itertools.count(1), []
+    wrap = Trainer._wrap_model
+
+    def failing(outputs: Any, labels: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if torch.is_grad_enabled() and next(calls) > 5 and len(labels) > 7:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return loss(outputs, labels, *args, **kwargs)
+
+    def wrapped(trainer: Trainer, model: torch.nn.Module, training: bool = True, *args: Any) -> Any:
+        if training:
+            agreed.append(all(parameter.requires_grad for parameter in model.parameters()))
+        return wrap(trainer, model, training, *args)
+
+    monkeypatch.setattr("hf_deepfake.training.trainer.cross_entropy", failing)
+    monkeypatch.setattr(Trainer, "_wrap_model", wrapped)
+    caplog.set_level("INFO")
+    choices = {"auto_find_batch_size": True, "train": "probe", "unfreeze_at": "1:full", "num_train_epochs": 2}
+    train(*training_arguments(image_folder, tmp_path / "run", **choices))
+    assert agreed == [True, True]
+    stages = [record.message for record in caplog.records if ": training " in record.message]
+    assert stages == ["epoch 0: training probe", "epoch 1: training full"] * 2
 
 
 def test_fourier_supervision_of_nothing_that_is_trained_is_refused() -> None:
