@@ -84,6 +84,11 @@ class DetectorTrainer(Trainer):
         self.distillation: Distillation | None = None
         self._unchecked: deque[tuple[torch.Tensor, torch.Tensor | list[str], int]] = deque()
         super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled and self.args.auto_find_batch_size:
+            raise InputError(
+                "--auto_find_batch_size: FSDP shares a network out once; leave it out, and take a smaller "
+                "--per_device_train_batch_size where memory ends."
+            )
         self.losses_in_flight = 0 if self.args.device.type == "cpu" else 1
         self.shortage = SharedShortage() if self.args.world_size > 1 and self.args.auto_find_batch_size else None
         self.save_total_limit = self.args.save_total_limit

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from conftest import assert_same_weights, save_tiny_vit, training_arguments
 from safetensors.torch import load_file
-from transformers import TrainerState, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from hf_deepfake import InputError
 from hf_deepfake.arguments import AugmentationArguments, ModelArguments
@@ -331,6 +331,21 @@ def test_a_sharded_training_goes_on_with_its_whole_checkpoint(
     (checkpoint,) = run.glob("checkpoint-*/model.safetensors")
     assert_same_weights(run / "model.safetensors", checkpoint)
     assert (run / "results.json").is_file()
+
+
+@pytest.mark.parametrize("choices", [{"ema_decay": 0.9}, {"auto_find_batch_size": True}])
+def test_what_shards_cannot_do_is_refused(
+    choices: dict[str, Any], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Trainer.create_accelerator_and_postprocess
+
+    def start_sharding(trainer: Trainer) -> None:
+        start(trainer)
+        trainer.is_fsdp_enabled = True
+
+    monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", start_sharding)
+    with pytest.raises(InputError, match=f"--{next(iter(choices))}: .*FSDP"):
+        train(*training_arguments(image_folder, tmp_path / "run", **choices))
 
 
 def test_shards_without_a_checkpoint_are_refused(tmp_path: Path) -> None:
