@@ -78,6 +78,20 @@ def check_checkpointing(detector: PreTrainedModel, training: TrainingArguments) 
         )
 
 
+def has_idle_parameters(detector: PreTrainedModel, pixel_values: torch.Tensor) -> bool:
+    """Whether a trained parameter has no part in the logits, as DINOv2's mask token, so that nobody may wait for its gradient.
+
+    Args:
+        detector: As it is trained first.
+        pixel_values: An image as it reads it, shape `(1, 3, height, width)`; its values do not matter.
+    """
+    training = detector.training
+    logits = detector.eval()(pixel_values=pixel_values.to(detector.device)).logits
+    detector.train(training)
+    trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    return any(gradient is None for gradient in torch.autograd.grad(logits.sum(), trained, allow_unused=True))
+
+
 def default_workers(on_gpu: bool) -> int:
     """Processes that read training images, where `--dataloader_num_workers` does not say.
 

@@ -41,7 +41,13 @@ from hf_deepfake.training.arguments import DetectorTrainingArguments
 from hf_deepfake.training.averaging import WeightAveraging
 from hf_deepfake.training.callbacks import EarlyStopping, LiveTable
 from hf_deepfake.training.continual import OLD_VALIDATION
-from hf_deepfake.training.devices import BatchSizeNotice, SharedShortage, check_checkpointing, memory_advice
+from hf_deepfake.training.devices import (
+    BatchSizeNotice,
+    SharedShortage,
+    check_checkpointing,
+    has_idle_parameters,
+    memory_advice,
+)
 from hf_deepfake.training.distillation import Distillation, Lessons
 from hf_deepfake.training.freezing import Unfreezing, parameter_groups, trained_parameters
 from hf_deepfake.training.guarding import check_last_batch, check_weights, disk_watched, refuse_loss
@@ -334,8 +340,9 @@ def build_trainer(
         check_last_batch(detector, len(rows), training)
     tuning = tuning or TuningArguments()
     stages = prepare_tuning(detector, tuning, views["validation"])
-    if len(stages) > 1:
-        training.ddp_find_unused_parameters = True  # what is not trained yet has no gradient to wait for
+    if training.world_size > 1 and not training.ddp_find_unused_parameters:
+        image = torch.as_tensor(views["validation"][0]["pixel_values"])[None]
+        training.ddp_find_unused_parameters = len(stages) > 1 or has_idle_parameters(detector, image)
     callbacks: list[TrainerCallback] = [BatchSizeNotice()] if training.auto_find_batch_size else []
     if fitting.early_stopping_patience is not None:
         callbacks.append(EarlyStopping(fitting.early_stopping_patience))

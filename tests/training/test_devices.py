@@ -9,17 +9,26 @@ import pytest
 import torch
 import torch.distributed as dist
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from conftest import assert_same_weights, save_tiny_vit, training_arguments
+from conftest import assert_same_weights, build_tiny_vit, save_tiny_vit, training_arguments
+from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import Trainer, TrainerState, TrainingArguments
+from transformers import (
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+    ViTImageProcessor,
+)
 
 from hf_deepfake import InputError
-from hf_deepfake.arguments import AugmentationArguments, ModelArguments
+from hf_deepfake.arguments import AugmentationArguments, FittingArguments, ModelArguments
 from hf_deepfake.data.augmentation import TRANSFORMS
 from hf_deepfake.data.faces import find_cropper
 from hf_deepfake.data.mixing import MixingCollator
 from hf_deepfake.data.transforms import ImageTransform
 from hf_deepfake.ensemble.hub.image_processing_deepfake_ensemble import ImageReader
+from hf_deepfake.labels import ID2LABEL, LABEL2ID
 from hf_deepfake.models.detector import new_detector
 from hf_deepfake.training import devices, losses
 from hf_deepfake.training import train as training_module
@@ -117,6 +126,31 @@ def test_a_process_asks_the_others_before_it_takes_smaller_batches(
     out_of_memory(monkeypatch, 6)
     train(*training_arguments(image_folder, tmp_path / "run", auto_find_batch_size=True))
     assert asked == [8, 7]
+
+
+def build_tiny_dinov2() -> Dinov2ForImageClassification:
+    settings = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "image_size": 32}
+    return Dinov2ForImageClassification(Dinov2Config(**settings, id2label=ID2LABEL, label2id=LABEL2ID))
+
+
+@pytest.mark.parametrize(("architecture", "idle"), [("dinov2", True), ("vit", False), ("test_resnet", False)])
+def test_processes_wait_for_no_gradient_that_never_comes(
+    architecture: str, idle: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DINOv2 has a token for masked patches, of which a detector sees none."""
+    built = {"dinov2": build_tiny_dinov2, "vit": lambda: build_tiny_vit(32)}
+    other = built.get(architecture, lambda: new_detector(ModelArguments(architecture, image_size=32))[0])
+    detector = other().train()
+    buffers = {name: buffer.clone() for name, buffer in detector.named_buffers()}
+    rows = Dataset.from_dict({"label": [0, 1], "pixel_values": torch.rand(2, 3, 32, 32).tolist()})
+    views, collator = {"train": rows, "validation": rows}, MixingCollator(AugmentationArguments())
+    options, processor = options_for(tmp_path), ViTImageProcessor()
+    monkeypatch.setattr(DetectorTrainingArguments, "world_size", 2)
+    build_trainer(detector, processor, views, collator, FittingArguments(), options, rows)
+    assert options.ddp_find_unused_parameters is idle
+    assert all(torch.equal(buffers[name], buffer) for name, buffer in detector.named_buffers())
+    assert detector.training
+    assert all(parameter.grad is None for parameter in detector.parameters())
 
 
 def run_out(rank: int, store: str) -> None:
