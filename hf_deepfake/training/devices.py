@@ -14,6 +14,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_deepfake.errors import InputError
+from hf_deepfake.models.blocks import block_classes
 
 _MOST_WORKERS = 8
 
@@ -90,6 +91,12 @@ def has_idle_parameters(detector: PreTrainedModel, pixel_values: torch.Tensor) -
     detector.train(training)
     trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     return any(gradient is None for gradient in torch.autograd.grad(logits.sum(), trained, allow_unused=True))
+
+
+def make_shardable(detector: Any) -> None:
+    """Let accelerate shard a detector block by block, and not look for the embeddings of a language model."""
+    detector._no_split_modules = block_classes(detector)
+    detector.get_input_embeddings = lambda: None
 
 
 def default_workers(on_gpu: bool) -> int:

@@ -33,7 +33,6 @@ from hf_deepfake.data.seeding import SeededCollator, SeededRows
 from hf_deepfake.data.transforms import collate
 from hf_deepfake.errors import InputError
 from hf_deepfake.evaluation.metrics import detection_metrics
-from hf_deepfake.models.blocks import block_classes
 from hf_deepfake.models.checkpoints import is_plain, load_unmerged, save_checkpoint, save_unmerged
 from hf_deepfake.printing import first_line
 from hf_deepfake.publishing.push import hub_errors, push_checkpoint
@@ -46,6 +45,7 @@ from hf_deepfake.training.devices import (
     SharedShortage,
     check_checkpointing,
     has_idle_parameters,
+    make_shardable,
     memory_advice,
 )
 from hf_deepfake.training.distillation import Distillation, Lessons
@@ -367,7 +367,7 @@ def build_trainer(
         fitting=fitting,
     )
     if trainer.is_fsdp_enabled:
-        detector._no_split_modules = block_classes(detector)
+        make_shardable(detector)
     if fitting.balanced_sampling is not None and rows is not None:
         trainer.shares = balanced_shares(rows, fitting.balanced_sampling)
     if lessons is not None:

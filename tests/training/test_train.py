@@ -20,7 +20,12 @@ from conftest import (
     training_arguments,
     training_flags,
 )
-from transformers import AutoModelForImageClassification
+from transformers import (
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ViTImageProcessor,
+)
 
 from hf_deepfake import InputError, cli
 from hf_deepfake.arguments import AugmentationArguments, DataArguments, FittingArguments, ModelArguments
@@ -29,6 +34,7 @@ from hf_deepfake.data.mixing import MixingCollator
 from hf_deepfake.data.transforms import ImageTransform
 from hf_deepfake.ensemble.building import build_ensemble
 from hf_deepfake.evaluation.predictions import score_images
+from hf_deepfake.labels import ID2LABEL, LABEL2ID
 from hf_deepfake.models.detector import load_detector, new_detector
 from hf_deepfake.recipe import parse_recipe
 from hf_deepfake.training import losses
@@ -352,15 +358,18 @@ def test_two_processes_write_the_files_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # two processes import torch and wait for each other
-@pytest.mark.parametrize("architecture", ["hf_vit", "test_vit"])
+@pytest.mark.parametrize("architecture", ["hf_vit", "hf_convnext", "test_vit"])
 def test_two_processes_that_share_a_network_train_as_one_does(architecture: str, tmp_path: Path) -> None:
     """Through the shipped configuration of FSDP, here on a CPU; gathered checkpoints are like any other."""
     data = tmp_path / "data"
     for split, count in (("train", 8), ("validation", 4), ("test", 5)):
         draw_folder(data / split, count)
-    base = save_tiny_vit(tmp_path / "base") if architecture == "hf_vit" else architecture
-    choices = {"model_name_or_path": base, "transforms": "none", "learning_rate": 1e-3, "use_cpu": None}
-    choices |= {"keep_checkpoints": True, "per_device_eval_batch_size": 4}
+    bases = {"hf_vit": save_tiny_vit(tmp_path / "vit"), "hf_convnext": tmp_path / "convnext"}
+    config = ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, id2label=ID2LABEL, label2id=LABEL2ID)
+    ConvNextForImageClassification(config).save_pretrained(tmp_path / "convnext")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "convnext")
+    choices = {"model_name_or_path": bases.get(architecture, architecture), "transforms": "none", "use_cpu": None}
+    choices |= {"learning_rate": 1e-3, "keep_checkpoints": True, "per_device_eval_batch_size": 4}
     for config, batch in (("cpu", 8), ("fsdp", 4)):
         launch(config, training_flags(data, tmp_path / config, per_device_train_batch_size=batch, **choices))
     checkpoints = [
