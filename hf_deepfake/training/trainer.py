@@ -271,15 +271,20 @@ class DetectorTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Trainer's own, of the averaged weights where they are averaged, and of what is saved in every process."""
-        batches = f"evaluation with batches of {self.args.per_device_eval_batch_size}"
-        with self._averaged(), memory_advice(batches, "a smaller --per_device_eval_batch_size"):
+        with self._averaged():
             if self.args.world_size > 1:
                 broadcast(list(self.model.buffers()))  # batch-norm statistics, which are each process's own
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, which says what to do where memory ends."""
+        batches = f"evaluation with batches of {self.args.per_device_eval_batch_size}"
+        with memory_advice(batches, "a smaller --per_device_eval_batch_size"):
+            return super().evaluation_loop(*args, **kwargs)
+
     def save_model(self, *args: Any, **kwargs: Any) -> None:
-        """Likewise."""
+        """Trainer's own, likewise of the averaged weights."""
         with self._averaged():
             super().save_model(*args, **kwargs)
 
