@@ -177,8 +177,8 @@ def train_until(step: int, arguments: tuple[Any, ...]) -> None:
             train(*arguments)
 
 
-def launch(config: str, flags: Sequence[str], **environment: str) -> None:
-    """Train in processes of their own, as many as an accelerate configuration of `recipes/` says."""
+def launch(config: str, flags: Sequence[str], **environment: str) -> str:
+    """Train in processes of their own, as many as an accelerate configuration of `recipes/` says; what they said."""
     tests = Path(__file__).resolve().parent
     recipes = tests.parent / "recipes"
     start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
@@ -187,6 +187,7 @@ def launch(config: str, flags: Sequence[str], **environment: str) -> None:
     surroundings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests.parent)} | environment
     done = subprocess.run(command, env=surroundings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    return done.stderr
 
 
 def assert_same_weights(file: Path, expected: Path) -> None:

@@ -244,7 +244,8 @@ def _announce(origin: str, splits: DatasetDict, skipped: Skipped, run: Path) -> 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`hf-deepfake train`: one run directory from a recipe and flags."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(format="%(message)s", level=logging.INFO if first else logging.ERROR)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else processes on a CPU do not find each other
     names = [f"  {name:<15} {line}" for name, line in TRANSFORMS.items()]

@@ -89,7 +89,8 @@ def test_two_processes_unfreeze_as_one_does(tmp_path: Path) -> None:
     choices |= {"train": "probe", "unfreeze_at": ["1:head+1", "2:full"], "num_train_epochs": 4, "use_cpu": None}
     choices |= {"activation_checkpointing": True, "keep_checkpoints": True}
     for config, batch in (("cpu", 8), ("cpu_2_processes", 4)):
-        launch(config, training_flags(data, tmp_path / config, per_device_train_batch_size=batch, **choices))
+        said = launch(config, training_flags(data, tmp_path / config, per_device_train_batch_size=batch, **choices))
+        assert said.count("epoch 1: training head+1") == 1
     one, two = (
         load_file(tmp_path / config / "checkpoint-8" / "model.safetensors") for config in ("cpu", "cpu_2_processes")
     )
