@@ -1,10 +1,12 @@
 """Which images an epoch draws where classes or sources are of unequal size, and how processes share them."""
 
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from numpy.typing import NDArray
 
@@ -114,3 +116,12 @@ class SharedBatches(torch.utils.data.BatchSampler):
         if in_full < len(self):
             for last in np.array_split(drawn[in_full * self.batch_size :], len(self) - in_full):
                 yield last.tolist()
+
+
+def share_batches(loader: torch.utils.data.DataLoader[Any]) -> None:
+    """Let several processes share the batches of a loader that accelerate has prepared as `SharedBatches` does."""
+    share: Any = loader.batch_sampler
+    filled_up = isinstance(share, BatchSamplerShard) and not (share.drop_last or share.split_batches)
+    if filled_up and share.batch_size > 1:
+        share.batch_sampler = SharedBatches(share.batch_sampler.sampler, share.batch_size, share.num_processes)
+        share.batch_size = None  # else it waits for a last batch that is full

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import broadcast
 from datasets import Dataset
 from numpy.typing import NDArray
@@ -53,7 +52,7 @@ from hf_deepfake.training.freezing import Unfreezing, parameter_groups, trained_
 from hf_deepfake.training.guarding import check_last_batch, check_weights, disk_watched, refuse_loss
 from hf_deepfake.training.losses import cross_entropy, parse_class_weights
 from hf_deepfake.training.resuming import StepSeed, complete_checkpoint, open_again
-from hf_deepfake.training.sampling import BalancedSampler, SharedBatches, balanced_shares
+from hf_deepfake.training.sampling import BalancedSampler, balanced_shares, share_batches
 from hf_deepfake.training.schedules import check_change, has_schedule, schedule_by_epoch
 from hf_deepfake.training.supervision import FourierLoss
 from hf_deepfake.training.tuning import prepare_tuning, refuse_sharding, supervise
@@ -115,11 +114,7 @@ class DetectorTrainer(Trainer):
             loader: DataLoader[Any] = super().get_train_dataloader()
         finally:
             self.train_dataset, self.data_collator = rows, collator
-        share: Any = loader.batch_sampler
-        filled_up = isinstance(share, BatchSamplerShard) and not (share.drop_last or share.split_batches)
-        if filled_up and share.batch_size > 1:
-            share.batch_sampler = SharedBatches(share.batch_sampler.sampler, share.batch_size, share.num_processes)
-            share.batch_size = None  # else it waits for a last batch that is full
+        share_batches(loader)
         return loader
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
